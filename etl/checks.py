@@ -1,0 +1,143 @@
+"""Whether a wanted stack can become a volume, told from its headers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from etl.dicom import native_frame_bytes
+from etl.errors import SeriesError
+from etl.geometry import Layout
+from etl.inflate import DEFLATED
+from etl.provenance import source_digest
+from etl.stack import Stack
+
+# Far beyond any scanner, and within float32.
+LARGEST_RESCALE = 1e6
+
+
+def check_rescale(stack: Stack) -> None:
+    """Refuse a stack whose values cannot become Hounsfield units.
+
+    Raises
+    ------
+    SeriesError
+        ``missing-rescale``: slope or intercept is absent in a slice, or Rescale Type is another unit.
+    """
+    slices = stack.slices
+    # NaN compares false: absent values lack too.
+    usable = (np.abs(slices.slope) <= LARGEST_RESCALE) & (np.abs(slices.intercept) <= LARGEST_RESCALE)
+    lacking = int((~usable).sum())
+    if lacking:
+        raise SeriesError(
+            "missing-rescale",
+            f"Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is absent or beyond 1e6 in {lacking} of "
+            f"{len(stack.slices)} slices; both are needed",
+        )
+    if stack.key.rescale_type.upper() != "HU":
+        raise SeriesError(
+            "missing-rescale", f"Rescale Type (0028,1054) is {stack.key.rescale_type!r}; 'HU' is allowed"
+        )
+
+
+def check_complete(stack: Stack) -> None:
+    """Refuse a stack with files that end before their pixels do.
+
+    Raises
+    ------
+    SeriesError
+        ``truncated-pixel-data``
+    """
+    slices = stack.slices
+    # Encapsulated and deflated pixels have no length to compare with; their decoder finds out.
+    deflated = np.array([fmt.transfer_syntax_uid == DEFLATED for fmt in stack.formats])[slices.format]
+    known = (slices.pixel_offset >= 0) & ~deflated
+    short = known & (slices.pixel_offset + np.maximum(slices.pixel_length, 0) > slices.file_bytes)
+    if short.any():
+        raise SeriesError(
+            "truncated-pixel-data",
+            f"Pixel Data (7FE0,0010) is longer than the file in {int(short.sum())} of {len(slices)} slices",
+        )
+
+
+def check_gaps(layout: Layout, max_gap_mm: float) -> None:
+    """Refuse a stack that lost slices over more than `max_gap_mm`.
+
+    Raises
+    ------
+    SeriesError
+        ``missing-slices``: with the numbers.
+    """
+    lost = layout.gaps_mm[layout.missing]
+    if len(lost) and lost.max() > max_gap_mm:
+        usual = float(np.median(layout.gaps_mm[~layout.missing]))
+        raise SeriesError(
+            "missing-slices",
+            f"{len(lost)} gaps of up to {lost.max():.3f} mm where {usual:.3f} mm is usual; allowed is "
+            f"max-gap-mm {max_gap_mm}",
+        )
+
+
+def layout_warnings(stack: Stack, layout: Layout) -> tuple[str, ...]:
+    """Give the codes of what is unusual about a stack and still comes out right."""
+    padding = stack.slices.padding[:, 0]
+    found = {
+        "gantry-tilt": layout.gantry_tilt_deg != 0,
+        "missing-slice": bool(layout.missing.any()),
+        "irregular-spacing": not layout.is_regular,
+        "shifted-slices": not layout.is_even,
+        "mixed-padding": len(np.unique(padding[np.isfinite(padding)])) + bool(np.isnan(padding).any()) > 1,
+        "duplicates-dropped": stack.has_copies,
+        "lossy-compressed": stack.lossy,
+    }
+    return tuple(code for code, applies in found.items() if applies)
+
+
+def stack_digest(stack: Stack) -> str:
+    """Give the digest of what identifies a stack's source: identities, geometry, lengths, not times or places."""
+    slices, key = stack.slices, stack.key
+    columns = {
+        "sop_instance_uid": slices.sop_instance_uid,
+        "frame": slices.frame,
+        "file_bytes": slices.file_bytes,
+        "crc32": slices.crc32,
+        "pixel_length": slices.pixel_length,
+        **{f"position_{i}": slices.position_lps_mm[:, i] for i in range(3)},
+        "slope": slices.slope,
+        "intercept": slices.intercept,
+    }
+    return source_digest(
+        columns,
+        orientation=list(key.orientation),
+        pixel_spacing_mm=list(key.pixel_spacing_mm),
+        rows=key.rows,
+        columns_count=key.columns,
+        patient_id=key.patient_id,
+    )
+
+
+def check_size(stack: Stack, count: tuple[int, int, int], *, limit_mb: int) -> None:
+    """Refuse a stack that would not fit into memory.
+
+    Parameters
+    ----------
+    stack : Stack
+    count : tuple of int
+        Voxels of the output along each axis.
+    limit_mb : int
+        For the output as float32, and for one slice.
+
+    Raises
+    ------
+    SeriesError
+        ``too-large``
+    """
+    volume_mb = 4 * math.prod(count) / (1 << 20)
+    slice_mb = max(native_frame_bytes(fmt) for fmt in stack.formats) / (1 << 20)
+    if max(volume_mb, slice_mb) > limit_mb:
+        raise SeriesError(
+            "too-large",
+            f"the volume would have {volume_mb:.0f} MB, a slice has {slice_mb:.0f} MB; allowed is max-volume-mb "
+            f"{limit_mb}",
+        )

@@ -1,0 +1,210 @@
+"""The command line ``ct-etl``: parse, call, print, exit.
+
+Exit status: 0 everything wanted is in the store; 3 finished, but some series failed; 2 usage or configuration;
+1 the run itself broke; 130 interrupted. Results go to stdout, progress and errors to stderr.
+
+Heavy libraries are imported inside the commands, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from etl import __version__
+from etl.errors import EtlError, UsageError
+
+EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED_SERIES, EXIT_INTERRUPTED = 1, 2, 3, 130
+INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class _Commands(click.Group):
+    """Turns errors into one line and an exit status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.ClickException as error:
+            _stop(f"{error.format_message()} (see --help)", EXIT_USAGE)
+        except UsageError as error:
+            _stop(str(error), EXIT_USAGE)
+        except EtlError as error:
+            _stop(str(error), EXIT_BROKEN)
+        except (KeyboardInterrupt, click.Abort):
+            _stop("interrupted", EXIT_INTERRUPTED)
+        except OSError as error:
+            _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_BROKEN)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    click.echo(f"ct-etl: {message}", err=True)
+    sys.exit(status)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ct-etl")
+def main() -> None:
+    """Turn folders and zips of CT DICOM into one Zarr store keyed by patient ID."""
+    # Identifiers come from files; a terminal that cannot show one must not end the run.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # Processes are the parallelism; BLAS reads these once, when numpy is first imported.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
+@main.command()
+@INPUTS
+@JSON_OPTION
+def scan(inputs: tuple[str, ...], as_json: bool) -> None:
+    """Show the series that INPUT holds and what `run` would do with each (headers only)."""
+    from etl.config import build_config, load_preset
+    from etl.graph import open_pool
+    from etl.plan import make_plan
+    from etl.run import scan_inputs
+    from etl.scan import Limits
+    from etl.tables import print_scan, scan_summary
+
+    config = build_config(load_preset("head-ct"), {"workers": 0})
+    with open_pool(config.workers, None) as pool:
+        found = scan_inputs(inputs, pool, limits=Limits(), quiet=as_json)
+    summary = scan_summary(found, make_plan(found, config))
+    _emit(summary) if as_json else print_scan(summary)
+
+
+@main.command(context_settings={"show_default": False})
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT... STORE")
+@click.option("--preset", metavar="NAME|FILE.toml", default="head-ct", help="Preset or TOML file.  [head-ct]")
+@click.option("--spacing-mm", metavar="Z,Y,X|S", help="Resample to this voxel spacing, mm.")
+@click.option("--zoom", metavar="Z,Y,X", help="Resample by scipy.ndimage.zoom's factors.")
+@click.option("--native", is_flag=True, default=None, help="Keep the scanner's own grid.")
+@click.option("--window", metavar="LO,HI", help="Hounsfield units that become 0 and 1.")
+@click.option("--center", metavar="volume|none|VALUE", help="What is subtracted after windowing.")
+@click.option("--slice-count", metavar="N", help="Only series of exactly N slices.")
+@click.option("--min-slices", metavar="N", help="Only series of at least N slices.  [8]")
+@click.option("--series", metavar="all|default", help="All series, or each patient's default one.  [all]")
+@click.option("--max-gap-mm", metavar="MM", help="Widest gap of a lost slice to interpolate.  [2.5]")
+@click.option("--deidentify", metavar="KEYFILE", help="Replace identifiers by keyed hashes.")
+@click.option("--deidentify-map", metavar="FILE", help="Write whose pseudonym is whose, for the owner only.")
+@click.option("--max-file-mb", metavar="MB", help="Largest file to read, inflated.  [4096]")
+@click.option("--max-volume-mb", metavar="MB", help="Largest volume to write, in memory.  [4096]")
+@click.option("--time-limit-s", metavar="S", help="Longest time for one series.  [900]")
+@click.option("--chunk", metavar="Z,Y,X", help="Inner chunk of a volume.  [about 1 MB]")
+@click.option("--precision-bits", metavar="N|full", help="Round to multiples of 2^-N.  [13]")
+@click.option("--workers", metavar="auto|N|0", help="Worker processes; 0: in this process.  [auto]")
+@click.option("--scheduler", metavar="ADDRESS", help="Submit to a running Dask scheduler.")
+@click.option("--overwrite", is_flag=True, default=None, help="Start the store anew.")
+@click.option("--dry-run", is_flag=True, default=None, help="Show what would be done; write nothing.")
+@click.option("--run-dir", metavar="DIR", help="Folder for ledger and report.  [STORE's stem.runs/TIME]")
+@click.option("--json", is_flag=True, default=None, help="Print one JSON object.")
+@click.option("-q", "--quiet", is_flag=True, default=None, help="No progress.")
+def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
+    """Bring every CT volume of INPUT into STORE."""
+    from etl.config import build_config, load_preset
+
+    given = {name: value for name, value in options.items() if value is not None}
+    config = build_config(load_preset(preset), given)
+    if len(inputs) < 2:
+        raise UsageError("run needs at least one INPUT and the STORE")
+
+    from etl.run import run as run_pipeline
+    from etl.tables import print_run
+
+    *sources, store = inputs
+    result = run_pipeline(sources, store, config)
+    if config.json:
+        _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
+    else:
+        print_run(result.entries, result.totals, dry_run=config.dry_run)
+    if result.interrupted:
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
+
+
+@main.command()
+@click.argument("store")
+@JSON_OPTION
+def info(store: str, as_json: bool) -> None:
+    """Show what is in STORE."""
+    from etl.read import open_store
+    from etl.tables import print_info, store_summary
+
+    summary = store_summary(open_store(store))
+    _emit(summary) if as_json else print_info(summary)
+
+
+@main.command()
+@click.argument("store")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="INPUT", help="Compare values with this DICOM; repeatable."
+)
+@click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
+@click.option("--repair", is_flag=True, help="Remove what the next run can make again.")
+def verify(store: str, inputs: tuple[str, ...], deidentify: str | None, repair: bool) -> None:
+    """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
+    from etl import verify as check
+    from etl.deidentify import Pseudonyms, read_key
+    from etl.graph import open_pool
+    from etl.run import scan_inputs
+    from etl.scan import Limits
+
+    count, findings = check.verify_store(store)
+    click.echo(f"{count} volumes checked")
+    if inputs:
+        pseudonyms = Pseudonyms(read_key(deidentify)) if deidentify else None
+        with open_pool(0, None) as pool:
+            scan = scan_inputs(inputs, pool, limits=Limits(), quiet=True)
+        compared, more = check.verify_against_input(store, scan, pseudonyms)
+        click.echo(f"{compared} volumes compared with the input")
+        findings += more
+    for finding in findings:
+        click.echo(f"{finding.path}: {finding.problem}")
+    if repair:
+        for path in check.repair(store, findings):
+            click.echo(f"removed {path}; the next run makes it again")
+    sys.exit(EXIT_FAILED_SERIES if findings else 0)
+
+
+@main.command()
+@click.argument("store")
+@click.option(
+    "--run-dir", metavar="DIR", help="Run whose ledger is shown and where the report goes.  [the newest]"
+)
+def report(store: str, run_dir: str | None) -> None:
+    """Write the HTML report of STORE."""
+    from etl.finish import newest_run
+    from etl.ledger import REPORT_NAME, read_run
+    from etl.report import write_report
+
+    folder = Path(run_dir) if run_dir else newest_run(Path(store))
+    if run_dir and not folder.is_dir():
+        raise UsageError(f"run directory {run_dir!r} does not exist")
+    ledger, totals = read_run(folder)
+    click.echo(write_report(store, folder / REPORT_NAME, ledger=ledger, run=totals))
+
+
+@main.command()
+@click.argument("folder", metavar="DIR")
+@click.option("--patients", type=click.IntRange(1, 10_000), default=3, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def phantom(folder: str, patients: int, seed: int) -> None:
+    """Write a synthetic cohort as real DICOM into DIR."""
+    from etl.phantom_cohort import write_cohort
+
+    path = Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{folder!r} exists and is not an empty folder")
+    series = write_cohort(path, patients=patients, seed=seed)
+    click.echo(f"{len(series)} series of {patients} patients in {folder}")
+
+
+def _emit(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True))

@@ -1,0 +1,187 @@
+"""The end of a run: root and patients, ledger, totals, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from etl.config import Config
+from etl.errors import EtlError, UsageError
+from etl.ledger import REPORT_NAME, Entry, count_outcomes, write_run
+from etl.plan import Plan
+from etl.process import Receipt
+from etl.progress import say
+from etl.provenance import FORMAT_VERSION
+from etl.scan import ScanResult
+from etl.store import StoreWriter
+
+# A picture takes 0.2 s: the report of a run shows what it wrote, `ct-etl report` all that is in the store.
+MOST_PICTURES = 200
+TRACEBACKS_NAME = "tracebacks.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a run leaves behind.
+
+    Parameters
+    ----------
+    entries : tuple of Entry
+        One per stack found.
+    totals : dict
+        The content of ``run.json``.
+    interrupted : bool
+        Somebody stopped it; what was finished stays.
+    """
+
+    entries: tuple[Entry, ...]
+    totals: dict[str, Any]
+    interrupted: bool = False
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether a wanted series is not in the store."""
+        return bool(self.totals.get("damaged")) or any(entry.outcome == "failed" for entry in self.entries)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run has done when its workers are through."""
+
+    plan: Plan
+    scan: ScanResult
+    unchanged: tuple[Entry, ...]
+    receipts: tuple[Receipt, ...]
+    pending: int
+    """Series that were not reached."""
+    stopped: BaseException | None
+    """What stopped the run before its end."""
+
+
+def preview(entries: Iterable[Entry], scan: ScanResult, store_path: str, start: float) -> RunResult:
+    """Give the result of a run that writes nothing."""
+    ordered = _sorted(entries)
+    return RunResult(ordered, _totals(ordered, scan, start, store_path, None))
+
+
+def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float) -> RunResult:
+    """Write the store's upper levels, the ledger, the totals and the report.
+
+    Raises
+    ------
+    EtlError
+        What stopped the run, once everything is written down.
+    """
+    recipe, scan, stopped = config.recipe(), outcome.scan, outcome.stopped
+    fingerprint, damaged = writer.finish(recipe, outcome.plan.default_series)
+    for prefix in damaged:
+        say(f"{prefix} in the store is damaged and was left out; see ct-etl verify --repair", quiet=False)
+    processed = (_confirmed(receipt.entry, writer) for receipt in outcome.receipts)
+    found = (*outcome.plan.settled, *outcome.unchanged, *processed)
+    entries = _sorted(_with_older(entry, writer) for entry in found)
+    run_dir = _run_dir(writer.path, config)
+    totals = {
+        **_totals(entries, scan, start, writer.path, run_dir),
+        "config": recipe,
+        "fingerprint": fingerprint,
+        "interrupted": stopped is not None,
+        "pending": outcome.pending,
+        "damaged": damaged,
+        "report": None if stopped is not None else str(run_dir / REPORT_NAME),
+        "unreadable_paths": [str(Path(*item.location)) for item in scan.unreadable],
+    }
+    write_run(run_dir, entries, totals)
+    _write_tracebacks(run_dir, outcome.receipts)
+    if isinstance(stopped, EtlError):
+        raise stopped
+    if stopped is None:
+        _write_report(writer.path, run_dir, entries, totals)
+    return RunResult(entries, totals, interrupted=stopped is not None)
+
+
+def _write_report(store_path: str, run_dir: Path, entries: Sequence[Entry], totals: dict[str, Any]) -> None:
+    # matplotlib takes half a second to load; a dry run draws nothing.
+    from etl.report import write_report  # noqa: PLC0415
+
+    written = [f"{entry.patient_key}/{entry.series_key}" for entry in entries if entry.outcome == "written"]
+    lines = [entry.to_json() for entry in entries]
+    write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=written[:MOST_PICTURES])
+
+
+def _with_older(entry: Entry, writer: StoreWriter) -> Entry:
+    """Say of a series that failed now that the store still has it from before."""
+    if entry.outcome == "failed" and entry.series_key and writer.published(entry.patient_key, entry.series_key):
+        return replace(entry, detail=f"{entry.detail}; the store still holds its volume of an earlier run")
+    return entry
+
+
+def _confirmed(entry: Entry, writer: StoreWriter) -> Entry:
+    """Believe a worker that it wrote only if the driver finds it: a remote one may not see the same disk."""
+    if entry.outcome == "written" and writer.published(entry.patient_key, entry.series_key) is None:
+        return entry.failed(
+            "internal-error", "a worker wrote it, and it is not in the store: another file system?"
+        )
+    return entry
+
+
+def _totals(
+    entries: Sequence[Entry], scan: ScanResult, start: float, store_path: str, run_dir: Path | None
+) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        **count_outcomes(entries),
+        "files": scan.files,
+        "ignored_files": scan.ignored_files,
+        "ignored_paths": [str(Path(*location)) for location in scan.ignored],
+        "seconds": round(time.monotonic() - start, 3),
+        "bytes_in": sum(entry.bytes_in for entry in entries if entry.outcome == "written"),
+        "bytes_out": sum(entry.bytes_out for entry in entries),
+        "store": store_path,
+        "run_dir": None if run_dir is None else str(run_dir),
+        "report": None if run_dir is None else str(run_dir / REPORT_NAME),
+    }
+
+
+def _run_dir(store_path: str, config: Config) -> Path:
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    store = Path(store_path)
+    return runs_folder(store) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def runs_folder(store: Path) -> Path:
+    """Give the folder that holds the run directories of a store."""
+    return store.with_name(f"{store.stem}.runs")
+
+
+def check_run_dir(store_path: str, config: Config) -> None:
+    """Refuse a run directory that cannot be one, before any work."""
+    run_dir, store = Path(os.path.abspath(_run_dir(store_path, config))), Path(store_path)
+    if run_dir == store or store in run_dir.parents:
+        raise UsageError(f"run directory {str(run_dir)!r} lies in the store; its ledger may hold paths")
+    blocking = next((part for part in (run_dir, *run_dir.parents) if part.exists()), run_dir)
+    if not blocking.is_dir():
+        raise UsageError(f"run directory {str(run_dir)!r}: {str(blocking)!r} is a file")
+
+
+def newest_run(store: Path) -> Path:
+    """Give the newest run directory of a store; the folder of runs where there is none yet."""
+    folder = runs_folder(store)
+    runs = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    return runs[-1] if runs else folder
+
+
+def _write_tracebacks(run_dir: Path, receipts: Sequence[Receipt]) -> None:
+    found = [r for r in receipts if r.traceback]
+    if found:
+        text = "\n".join(f"{r.entry.patient_key}/{r.entry.series_key}\n{r.traceback}" for r in found)
+        (run_dir / TRACEBACKS_NAME).write_text(text, "utf-8", errors="backslashreplace")
+
+
+def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda e: (e.patient_key, e.series_number, e.series_key, e.detail or "")))

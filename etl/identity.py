@@ -1,0 +1,42 @@
+"""Patient, study and series of a file, also where it does not name them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from etl.attributes import text
+
+LONGEST_UID = 64
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose slice it is, with substitutes where the file does not say.
+
+    A UID made from the digest of a path identifies the folder without telling its name (DICOM PS3.5 B.2).
+    """
+
+    patient_id: str
+    from_path: bool
+    study: str
+    series: str
+
+    @staticmethod
+    def of(dataset: Dataset, source_name: str, folder: str) -> Identity:
+        """Read the identity of a file; `source_name` and `folder` stand in for what is absent."""
+        given = text(dataset, "PatientID")
+        patient = given or source_name
+        study = text(dataset, "StudyInstanceUID")[:LONGEST_UID] or substitute_uid(patient, "study")
+        series = text(dataset, "SeriesInstanceUID")[:LONGEST_UID] or substitute_uid(
+            patient, study, source_name, folder
+        )
+        return Identity(patient, not given, study, series)
+
+
+def substitute_uid(*parts: str) -> str:
+    """Make a UID that is the same for the same parts and tells nothing of them."""
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"

@@ -1,0 +1,103 @@
+"""What lies in a store's folder, told apart: published series, unfinished ones, and what is not ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+METADATA = "zarr.json"
+NODES = frozenset({"volume", "validity", "hu_histogram", "source"})
+# zarr's LocalStore writes a key under such a name first.
+_PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
+_OWN_KEY = re.compile(
+    r"zarr\.json"
+    r"|(volume|validity)/(zarr\.json|c/0/0/0)"
+    r"|hu_histogram/(zarr\.json|c/0)"
+    r"|source/zarr\.json"
+    r"|source/sop_instance_uid/(zarr\.json|c/0/0)"
+    r"|source/(position_mm|instance_number|frame_number)/(zarr\.json|c/0)"
+)
+_SERIES_KEY = re.compile(r"\d{4,}-[0-9a-f]{8}(-\d+)?")
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Paths in a store, relative to it.
+
+    Parameters
+    ----------
+    published : tuple of str
+        ``<patient key>/<series key>`` with metadata.
+    unfinished : tuple of str
+        The same without: a publication that a crash cut off. Can be made again from the input.
+    partial : tuple of str
+        Files that a crash left half written.
+    foreign : tuple of str
+        Anything else; never touched.
+    """
+
+    published: tuple[str, ...]
+    unfinished: tuple[str, ...]
+    partial: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def take_inventory(store: Path) -> Inventory:
+    """Look at every file and folder of a store."""
+    published: list[str] = []
+    unfinished: list[str] = []
+    partial: list[str] = []
+    foreign: list[str] = []
+    for patient in sorted(store.iterdir()):
+        if not patient.is_dir():
+            _sort_file(patient, store, partial, foreign)
+            continue
+        for series in sorted(patient.iterdir()):
+            name = series.relative_to(store).as_posix()
+            if not series.is_dir():
+                _sort_file(series, store, partial, foreign)
+            elif not _SERIES_KEY.fullmatch(series.name):
+                foreign.append(name)
+            else:
+                (published if (series / METADATA).is_file() else unfinished).append(name)
+                _sort_inside(series, store, partial, foreign)
+    return Inventory(tuple(published), tuple(unfinished), tuple(partial), tuple(foreign))
+
+
+def read_json(path: Path) -> Any:
+    """Read a metadata file; None where it is absent or no JSON object."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file is one that zarr's LocalStore was writing."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
+def is_own_key(key: str) -> bool:
+    """Whether a key, relative to its series, is one that this package writes."""
+    return _OWN_KEY.fullmatch(key) is not None
+
+
+def _sort_file(path: Path, store: Path, partial: list[str], foreign: list[str]) -> None:
+    if is_partial(path.name):
+        partial.append(path.relative_to(store).as_posix())
+    elif path.name != METADATA:
+        foreign.append(path.relative_to(store).as_posix())
+
+
+def _sort_inside(series: Path, store: Path, partial: list[str], foreign: list[str]) -> None:
+    for path in sorted(series.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if is_partial(path.name):
+            partial.append(path.relative_to(store).as_posix())
+        elif not is_own_key(path.relative_to(series).as_posix()):
+            foreign.append(path.relative_to(store).as_posix())

@@ -1,0 +1,141 @@
+"""One writer per store: a lock that survives crashes without blocking for ever.
+
+The lock is a numbered file beside the store, created only if it is absent; that is all it needs, so a bucket can
+do the same with a conditional put. Whoever holds the highest number holds the lock while its heartbeat is fresh.
+A crashed holder's file goes stale, and the next run takes the next number: of two that try, one wins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from etl.errors import StoreError, UsageError
+
+HEARTBEAT_S = 5.0
+STALE_AFTER_S = 60.0
+
+
+class StoreLock:
+    """Holds a store for one run; use as a context manager.
+
+    Parameters
+    ----------
+    store_path : str
+        The lock lies beside it, as ``.<name>.lock.<number>``.
+
+    Raises
+    ------
+    UsageError
+        On entering: another run holds the store.
+    """
+
+    def __init__(self, store_path: str) -> None:
+        store = Path(store_path)
+        self._folder, self._stem = store.parent, f".{store.name}.lock."
+        self._own: Path | None = None
+        self._stop = threading.Event()
+        self._lost = False
+        self._beat = threading.Thread(target=self._keep_fresh, daemon=True)
+
+    def __enter__(self) -> StoreLock:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        while self._own is None:
+            held = self._numbers()
+            highest = held[-1] if held else 0
+            if highest and (holder := self._holder(highest)) is not None:
+                raise UsageError(
+                    f"another run ({holder}) is writing to this store; wait for it, or use another store"
+                )
+            self._own = self._create(highest + 1)
+        for number in self._numbers():
+            if self._path(number) != self._own:
+                self._path(number).unlink(missing_ok=True)
+        self._beat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._beat.join()
+        if self._own is not None:
+            self._own.unlink(missing_ok=True)
+
+    @property
+    def token(self) -> str:
+        """Path of the lock file: a worker publishes only while it is there."""
+        return str(self._own)
+
+    def check(self) -> None:
+        """Fail if another run took the lock, because this one was stopped for longer than a minute.
+
+        Raises
+        ------
+        StoreError
+        """
+        if self._lost:
+            raise StoreError(
+                "another run took over this store while this one stood still; nothing more is written"
+            )
+
+    def _numbers(self) -> list[int]:
+        pattern = re.compile(re.escape(self._stem) + r"(\d+)")
+        found = (pattern.fullmatch(name) for name in os.listdir(self._folder))
+        return sorted(int(match[1]) for match in found if match)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{self._stem}{number}"
+
+    def _create(self, number: int) -> Path | None:
+        """Create the lock of that number, and only that; None where another run was quicker."""
+        path = self._path(number)
+        try:
+            with path.open("x", encoding="utf-8") as stream:
+                json.dump({"host": socket.gethostname(), "pid": os.getpid()}, stream)
+        except FileExistsError:
+            return None
+        return path
+
+    def _holder(self, number: int) -> str | None:
+        """Tell who holds a lock; None where it is stale."""
+        path = self._path(number)
+        try:
+            age_s = time.time() - path.stat().st_mtime
+            found = json.loads(path.read_text("utf-8") or "{}")
+            written = found if isinstance(found, dict) else {}
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            written = {}
+        host, pid = written.get("host"), written.get("pid")
+        is_dead = host == socket.gethostname() and isinstance(pid, int) and not _is_alive(pid)
+        return None if is_dead or age_s > STALE_AFTER_S else f"process {pid} on {host}"
+
+    def _keep_fresh(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            try:
+                os.utime(self._own or "")
+            except OSError:
+                self._lost = True
+                return
+            numbers = self._numbers()
+            if numbers and self._path(numbers[-1]) != self._own:
+                self._lost = True
+                return
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

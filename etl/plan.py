@@ -1,0 +1,288 @@
+"""From scanned stacks to tasks: rules and geometry, no pixels, nothing written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from etl.checks import check_complete, check_gaps, check_rescale, check_size, layout_warnings, stack_digest
+from etl.config import Config
+from etl.default_series import Fact, Score, load_rules, score
+from etl.dicom import NATIVE_LITTLE_ENDIAN, check_pixel_format, native_frame_bytes
+from etl.errors import SeriesError, UsageError
+from etl.geometry import Layout, lay_out
+from etl.grid import make_grid
+from etl.keys import patient_key, series_key
+from etl.ledger import Entry
+from etl.provenance import json_digest
+from etl.repeats import drop_copies, split_repeats
+from etl.scan import ScanResult
+from etl.select import exclude
+from etl.stack import Stack
+
+
+@dataclass(frozen=True, eq=False)
+class SeriesTask:
+    """One unit of work: paths and numbers that turn one stack into one volume.
+
+    Parameters
+    ----------
+    stack : Stack
+        Slices in spatial order.
+    layout : Layout
+        Of these slices, in this order.
+    entry : Entry
+        The ledger's line as far as the plan knows it.
+    source_digest, config_digest : str
+        What the published volume is compared with.
+    """
+
+    stack: Stack
+    layout: Layout
+    entry: Entry
+    source_digest: str
+    config_digest: str
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of pixel data once decoded; the measure of how much work this is."""
+        formats = self.stack.formats
+        return sum(native_frame_bytes(formats[i]) for i in self.stack.slices.format)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What a run will do: `tasks` to process, `settled` entries that need no work."""
+
+    tasks: tuple[SeriesTask, ...]
+    settled: tuple[Entry, ...]
+    default_series: dict[str, str]
+    """Series key of each patient's default series, by Patient ID."""
+    stacks: tuple[tuple[Entry, Stack], ...]
+    """Every stack that was found, by its first entry; `describe` tells more of it."""
+
+
+def make_plan(scan: ScanResult, config: Config) -> Plan:
+    """Decide what becomes of every stack that was found.
+
+    Parameters
+    ----------
+    scan : ScanResult
+    config : Config
+
+    Raises
+    ------
+    UsageError
+        Two patients would share one group of the store.
+    """
+    digest = json_digest(config.recipe())
+    tasks: list[SeriesTask] = []
+    settled: list[Entry] = [_unreadable(item.patient_name_from_path, item.detail) for item in scan.unreadable]
+    stacks: list[tuple[Entry, Stack]] = []
+    for stack in _numbered([part for whole in scan.stacks for part in _split(whole)]):
+        entry = _entry(stack)
+        stacks.append((entry, stack))
+        exclusion = exclude(
+            stack,
+            min_slices=config.min_slices,
+            slice_count=config.slice_count,
+            allow_burned_in=config.deidentify is None,
+        )
+        if exclusion is not None:
+            settled.append(entry.excluded(exclusion.reason, exclusion.detail))
+            continue
+        try:
+            tasks.append(_task(stack, entry, config, digest))
+        except SeriesError as error:
+            settled.append(entry.failed(error.code, str(error)))
+    _refuse_shared_keys(tasks)
+    defaults, scores = _default_series(tasks)
+    tasks = [_with_score(task, defaults, scores) for task in tasks]
+    if config.series == "default":
+        others = [task.entry for task in tasks if defaults[task.entry.patient_id] != task.entry.series_key]
+        settled += [
+            entry.excluded("not-selected", f"series {defaults[entry.patient_id]} is the default; {entry.detail}")
+            for entry in others
+        ]
+        tasks = [task for task in tasks if defaults[task.entry.patient_id] == task.entry.series_key]
+    return Plan(tuple(tasks), tuple(settled), defaults, tuple(stacks))
+
+
+def _refuse_shared_keys(tasks: Sequence[SeriesTask]) -> None:
+    """Refuse a plan in which two patients would become one."""
+    owners: dict[str, str] = {}
+    named = {task.entry.patient_id for task in tasks if not task.stack.key.patient_id_from_path}
+    containers: defaultdict[str, set[str]] = defaultdict(set)
+    for task in tasks:
+        if task.stack.key.patient_id_from_path:
+            containers[task.entry.patient_id] |= {where.container for where in task.stack.slices.locations}
+    for name, found in containers.items():
+        if len(found) > 1 or name in named:
+            raise UsageError(
+                f"files without Patient ID (0010,0020) in a folder or zip named {name!r} would be taken for "
+                "another patient of that name; rename it, or run it into a store of its own"
+            )
+    for patient_id in sorted({task.entry.patient_id for task in tasks}):
+        # Case too: file systems of Windows and macOS hold "a" and "A" in one folder.
+        other = owners.setdefault(patient_key(patient_id).lower(), patient_id)
+        if other != patient_id:
+            raise UsageError(
+                f"Patient IDs {other!r} and {patient_id!r} would share group {patient_key(patient_id)!r} of the "
+                "store; give them to separate stores"
+            )
+
+
+def _split(stack: Stack) -> list[Stack]:
+    """Drop copies and part time points; a stack whose positions repeat all the same is refused later."""
+    slices = stack.slices
+    native = [stack.formats[i].transfer_syntax_uid not in NATIVE_LITTLE_ENDIAN for i in slices.format]
+    keep = drop_copies(slices.sop_instance_uid, slices.frame, slices.position_lps_mm, np.array(native, np.int64))
+    once = replace(stack, slices=slices.take(keep), has_copies=len(keep) < len(slices))
+    try:
+        parts = split_repeats(once.slices.position_lps_mm, once.slices.repeat)
+    except SeriesError:
+        return [once]
+    return [once.with_slices(once.slices.take(part)) for part in parts] if len(parts) > 1 else [once]
+
+
+def _numbered(stacks: Sequence[Stack]) -> list[Stack]:
+    """Give the stacks of each series their numbers, whatever order the files were found in."""
+    series: defaultdict[tuple[str, str], list[Stack]] = defaultdict(list)
+    for stack in stacks:
+        series[stack.key.patient_id, stack.key.series_instance_uid].append(stack)
+    numbered = []
+    for key in sorted(series):
+        for number, stack in enumerate(sorted(series[key], key=_stack_order), start=1):
+            numbered.append(stack.with_slices(stack.slices, number=number))
+    return numbered
+
+
+def _stack_order(stack: Stack) -> tuple[object, ...]:
+    slices = stack.slices
+    # Volumes before localizers and captures, so that these do not take the first number.
+    beside = stack.key.is_localizer or not stack.key.has_pixels or stack.key.samples_per_pixel != 1
+    repeat = tuple(np.nan_to_num(slices.repeat, nan=-1.0).min(axis=0))
+    return (
+        beside,
+        -len(slices),
+        repeat,
+        int(slices.instance_number.min()),
+        min(slices.sop_instance_uid.tolist()),
+    )
+
+
+def describe(stack: Stack) -> dict[str, Any]:
+    """Give size, spacing, tilt and kernel for a person to look at; what cannot be told is left out."""
+    key, slices = stack.key, stack.slices
+    facts: dict[str, Any] = {
+        "size": [len(slices), key.rows, key.columns],
+        "convolution_kernel": stack.convolution_kernel,
+    }
+    try:
+        layout = _lay_out(stack)
+    except SeriesError:
+        return facts
+    if len(slices) > 1:
+        spacing = [float(np.median(layout.gaps_mm)), layout.row_spacing_mm, layout.column_spacing_mm]
+        facts.update(spacing_mm=spacing, gantry_tilt_deg=layout.gantry_tilt_deg)
+    return facts
+
+
+def _lay_out(stack: Stack) -> Layout:
+    key = stack.key
+    return lay_out(
+        stack.slices.position_lps_mm,
+        orientation=key.orientation,
+        pixel_spacing_mm=key.pixel_spacing_mm,
+        rows=key.rows,
+        columns=key.columns,
+        thickness_mm=stack.slices.thickness_mm,
+    )
+
+
+def _entry(stack: Stack) -> Entry:
+    key = stack.key
+    return Entry(
+        patient_id=key.patient_id,
+        patient_key=patient_key(key.patient_id),
+        series_instance_uid=key.series_instance_uid,
+        series_number=key.series_number,
+        series_key=series_key(key.series_number, key.series_instance_uid, stack.number),
+        slices=len(stack.slices),
+        outcome="written",
+        warnings=("no-patient-id",) if key.patient_id_from_path else (),
+        bytes_in=int(stack.slices.file_bytes.sum()),
+    )
+
+
+def _unreadable(name_from_path: str, detail: str) -> Entry:
+    key = patient_key(name_from_path)
+    return Entry(name_from_path, key, "", 0, "", 0, "failed", "unreadable", detail, ("no-patient-id",))
+
+
+def _task(stack: Stack, entry: Entry, config: Config, config_digest: str) -> SeriesTask:
+    for pixel_format in stack.formats:
+        check_pixel_format(pixel_format)
+    check_rescale(stack)
+    check_complete(stack)
+    split_repeats(stack.slices.position_lps_mm, stack.slices.repeat)
+    layout = _lay_out(stack)
+    check_gaps(layout, config.max_gap_mm)
+    grid = make_grid(layout, spacing_mm=config.spacing_mm, zoom=config.zoom)
+    check_size(stack, grid.count, limit_mb=config.max_volume_mb)
+    return SeriesTask(
+        stack=stack.with_slices(stack.slices.take(layout.order)),
+        layout=replace(layout, order=np.arange(len(layout.order))),
+        entry=replace(entry, warnings=(*entry.warnings, *layout_warnings(stack, layout))),
+        source_digest=stack_digest(stack),
+        config_digest=config_digest,
+    )
+
+
+def _default_series(tasks: Sequence[SeriesTask]) -> tuple[dict[str, str], dict[str, Score]]:
+    """Choose each patient's default series; give every candidate's score, by series key."""
+    by_patient: defaultdict[str, list[SeriesTask]] = defaultdict(list)
+    for task in tasks:
+        by_patient[task.entry.patient_id].append(task)
+    defaults: dict[str, str] = {}
+    scores: dict[str, Score] = {}
+    for patient, candidates in by_patient.items():
+        longest = max(_coverage_mm(task) for task in candidates)
+        of_patient = {
+            task.entry.series_key: score(_facts(task, longest_mm=longest), load_rules()) for task in candidates
+        }
+        best = min(candidates, key=lambda task: _preference(task.entry, of_patient[task.entry.series_key]))
+        defaults[patient] = best.entry.series_key
+        scores.update((f"{patient}/{key}", found) for key, found in of_patient.items())
+    return defaults, scores
+
+
+def _with_score(task: SeriesTask, defaults: dict[str, str], scores: dict[str, Score]) -> SeriesTask:
+    entry = task.entry
+    role = "default series, " if defaults[entry.patient_id] == entry.series_key else ""
+    found = scores[f"{entry.patient_id}/{entry.series_key}"]
+    return replace(task, entry=replace(entry, detail=f"{role}{found}"))
+
+
+def _preference(entry: Entry, found: Score) -> tuple[object, ...]:
+    return (-found.points, -entry.slices, entry.series_number, entry.series_key)
+
+
+def _coverage_mm(task: SeriesTask) -> float:
+    return float(np.ptp(task.layout.offset_mm[:, 0]))
+
+
+def _facts(task: SeriesTask, *, longest_mm: float) -> dict[str, Fact]:
+    stack = task.stack
+    return {
+        "coverage_share": _coverage_mm(task) / longest_mm,
+        "slice_spacing_mm": float(np.median(task.layout.gaps_mm)),
+        "kernel": stack.convolution_kernel,
+        "description": stack.description,
+        "image_type": stack.image_type,
+        "contrast": stack.has_contrast,
+    }

@@ -1,0 +1,208 @@
+"""One series, files to store, in one process. No Dask here: serial and distributed runs call the same function."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etl.config import Config
+from etl.convert import Converted, convert
+from etl.deadline import Abandoned, Caller
+from etl.dicom import read_slices
+from etl.encode import encode_series, ome_attributes, uid_array
+from etl.errors import SeriesError
+from etl.hounsfield import AIR_HU, padding_mask, stored_values, to_hounsfield
+from etl.ledger import Entry
+from etl.plan import SeriesTask
+from etl.provenance import software_versions, volume_digest
+from etl.quality import Quality, find_plateau
+from etl.stack import PixelFormat, Stack
+from etl.store import StoreWriter
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a worker sends back: a ledger line, and the traceback of an error that should not have happened."""
+
+    entry: Entry
+    traceback: str | None = None
+
+
+def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) -> Receipt:
+    """Turn one stack into one published volume; never raises for what a series can do.
+
+    Parameters
+    ----------
+    task : SeriesTask
+    config : Config
+    store_path : str
+    lock_token : str
+        `StoreLock.token` of the run.
+
+    Returns
+    -------
+    Receipt
+        ``written``, or ``failed`` with the reason.
+    """
+    start = time.perf_counter()
+    try:
+        with Caller[Entry](config.time_limit_s) as caller:
+            receipt = Receipt(caller.call(partial(_write, task, config, store_path, lock_token)))
+    except SeriesError as error:
+        receipt = Receipt(task.entry.failed(error.code, str(error)))
+    except TimeoutError as error:
+        receipt = Receipt(task.entry.failed("unreadable", f"given up after time-limit-s: {error}"))
+    except Exception as error:  # noqa: BLE001 - the one place: a run must outlive any series
+        receipt = Receipt(
+            # The message may quote paths, which belong into the run directory only.
+            task.entry.failed("internal-error", _kind(error)),
+            traceback.format_exc(),
+        )
+    return replace(receipt, entry=replace(receipt.entry, seconds=round(time.perf_counter() - start, 3)))
+
+
+def _kind(error: Exception) -> str:
+    reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return f"{type(error).__name__}{reason}; see tracebacks.txt in the run directory"
+
+
+def read_hounsfield(
+    stack: Stack, quality: Quality, *, limit_bytes: int = 4 << 30
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
+    """Read the slices of a stack as Hounsfield units, padding as air.
+
+    Parameters
+    ----------
+    stack : Stack
+    quality : Quality
+        Every slice is added to it.
+    limit_bytes : int
+        Largest size of a deflated file, inflated.
+
+    Yields
+    ------
+    hu : (rows, columns) float32 array, HU
+    padded : (rows, columns) bool array or None
+        Where padding was.
+
+    Raises
+    ------
+    SeriesError
+        From reading and decoding.
+    """
+    slices = stack.slices
+    for i, raw in enumerate(read_slices(stack, limit_bytes=limit_bytes)):
+        fmt = stack.formats[slices.format[i]]
+        slope, intercept = float(slices.slope[i]), float(slices.intercept[i])
+        stored = stored_values(raw, bits_stored=fmt.bits_stored, high_bit=fmt.high_bit)
+        hu = to_hounsfield(stored, slope=slope, intercept=intercept)
+        padded = _declared_padding(raw, stored, slices.padding[i], fmt)
+        plateau = find_plateau(stored, slope=slope, intercept=intercept) if padded is None else None
+        if plateau is not None:
+            padded = stored == plateau
+        quality.add(hu, padded, implicit=plateau is not None)
+        if padded is not None:
+            hu[padded] = AIR_HU
+        yield hu, padded
+
+
+def convert_task(task: SeriesTask, config: Config) -> tuple[Converted, Quality]:
+    """Read and convert the stack of a task; nothing is written.
+
+    Raises
+    ------
+    SeriesError
+        The stack cannot become a volume.
+    """
+    quality = Quality()
+    converted = convert(
+        read_hounsfield(task.stack, quality, limit_bytes=config.max_file_mb << 20),
+        task.layout,
+        spacing_mm=config.spacing_mm,
+        zoom=config.zoom,
+        window=config.window,
+        center=config.center,
+        precision_bits=config.precision_bits,
+    )
+    return converted, quality
+
+
+def _declared_padding(
+    raw: NDArray[np.integer], stored: NDArray[np.integer], padding: NDArray[np.float64], fmt: PixelFormat
+) -> NDArray[np.bool_] | None:
+    value, limit = (float(v) for v in padding)
+    found = padding_mask(stored, padding_value=value, range_limit=limit)
+    # Padding may lie above the stored bits: -2000 as 63536 in 12 of 16. Then the allocated word tells.
+    lies_above = np.isfinite(value) and not -(1 << fmt.bits_stored) < value < (1 << fmt.bits_stored)
+    if stored is raw or not lies_above or fmt.high_bit + 1 != fmt.bits_stored:
+        return found
+    above = padding_mask(raw, padding_value=value, range_limit=limit)
+    return above if found is None else found if above is None else found | above
+
+
+def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: Abandoned) -> Entry:
+    converted, quality = convert_task(task, config)
+    entry = replace(task.entry, warnings=(*task.entry.warnings, *quality.warnings()))
+    slices = task.stack.slices
+    # The volume's axes grow to Superior, Posterior and Left; the source map follows its slice axis.
+    forward = np.argsort(converted.position_mm, kind="stable")
+    source: dict[str, NDArray[Any]] = {
+        "sop_instance_uid": uid_array(slices.sop_instance_uid[forward]),
+        "position_mm": converted.position_mm[forward],
+        "instance_number": slices.instance_number[forward],
+    }
+    if slices.frame.any():
+        source["frame_number"] = slices.frame[forward] + 1
+    keys = encode_series(
+        volume=converted.volume,
+        histogram=converted.histogram,
+        validity=converted.validity,
+        source=source,
+        attributes=_attributes(task, entry, converted, quality, config),
+        chunk=config.chunk,
+    )
+    # A worker on another host may outlive the run that sent the task.
+    if abandoned.is_set() or not os.path.exists(lock_token):
+        raise SeriesError("unreadable", "the run gave up before this was written")
+    written = StoreWriter(store_path).publish(entry.patient_key, entry.series_key, keys)
+    return replace(entry, bytes_out=written)
+
+
+def _attributes(
+    task: SeriesTask, entry: Entry, converted: Converted, quality: Quality, config: Config
+) -> dict[str, object]:
+    key, normalisation = task.stack.key, converted.normalisation
+    names = ("spacing_mm", "zoom", "native", "max_gap_mm")
+    recipe = config.recipe()
+    return {
+        "ct_etl": {
+            "patient_id": key.patient_id,
+            "study_instance_uid": key.study_instance_uid,
+            "series_instance_uid": key.series_instance_uid,
+            "stack": task.stack.number,
+            "geometry": converted.geometry.to_attributes(),
+            "normalization": {
+                "window_hu": list(normalisation.window_hu),
+                "center": normalisation.center,
+                "precision_bits": normalisation.precision_bits,
+            },
+            "resampling": {name: recipe[name] for name in names},
+            "qc": {"warnings": list(entry.warnings), **quality.to_attributes()},
+            "provenance": {
+                "config_digest": task.config_digest,
+                "source_digest": task.source_digest,
+                "volume_digest": volume_digest(converted.volume),
+                "software": software_versions(),
+            },
+        },
+        "dicom": task.stack.dicom,
+        "ome": ome_attributes(converted.geometry),
+    }

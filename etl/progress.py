@@ -1,0 +1,82 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+
+
+class Meter:
+    """Counts work done; see `metered`."""
+
+    def __init__(self, what: str, total: int, stream: TextIO | None, bar: Progress | None) -> None:
+        self._what, self._total, self._stream, self._bar = what, total, stream, bar
+        self._task = None if bar is None else bar.add_task(what, total=total, rate="", failed="")
+        self._done = self._failed = self._bytes = 0
+        self._start = self._said = time.monotonic()
+
+    def advance(self, *, byte_count: int = 0, failed: bool = False) -> None:
+        """Count one more as done."""
+        self._done += 1
+        self._failed += failed
+        self._bytes += byte_count
+        rate = self._bytes / 1e6 / max(1e-3, time.monotonic() - self._start)
+        shown_rate = f"{rate:.0f} MB/s" if self._bytes else ""
+        shown_failed = f"[red]{self._failed} failed[/]" if self._failed else ""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=1, rate=shown_rate, failed=shown_failed)
+        elif self._stream is not None and self._is_due():
+            self._said = time.monotonic()
+            left_s = (self._said - self._start) / self._done * (self._total - self._done)
+            print(
+                f"{self._what}: {self._done}/{self._total}, {shown_rate or '-'}, {left_s:.0f} s left, "
+                f"{self._failed} failed",
+                file=self._stream,
+                flush=True,
+            )
+
+    def _is_due(self) -> bool:
+        return self._done == self._total or time.monotonic() - self._said >= LINE_EVERY_S
+
+
+@contextmanager
+def metered(what: str, total: int, *, quiet: bool) -> Iterator[Meter]:
+    """Show the progress of `total` pieces of work.
+
+    Parameters
+    ----------
+    what : str
+        What is counted, such as ``"series"``.
+    total : int
+    quiet : bool
+        Show nothing.
+    """
+    if quiet:
+        yield Meter(what, total, None, None)
+    elif sys.stderr.isatty():
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[failed]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            yield Meter(what, total, None, bar)
+    else:
+        yield Meter(what, total, sys.stderr, None)
+
+
+def say(message: str, *, quiet: bool) -> None:
+    """Write one line to stderr."""
+    if not quiet:
+        print(message, file=sys.stderr, flush=True)

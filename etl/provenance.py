@@ -1,0 +1,56 @@
+"""Digests that tell whether a volume in the store is what would be written again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = "1.0"
+# What decides the bytes of a volume; Dask only moves work about.
+SOFTWARE = (
+    *("ct-etl", "numpy", "scipy", "pydicom", "zarr", "numcodecs"),
+    *("imagecodecs", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
+)
+
+
+@cache
+def software_versions() -> dict[str, str]:
+    """Give the versions of everything that decides the bytes of a volume."""
+    return {name: metadata.version(name) for name in SOFTWARE}
+
+
+def json_digest(value: Mapping[str, Any]) -> str:
+    """Give the SHA-256 of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def source_digest(columns: Mapping[str, NDArray[Any]], **common: object) -> str:
+    """Give the SHA-256 of what identifies the source of a volume: identities, geometry and lengths, not times.
+
+    Parameters
+    ----------
+    columns : mapping of arrays
+        One row a slice; rows are sorted first, so the order in which files were found does not matter.
+    **common
+        Plain values that all slices share.
+    """
+    rows = sorted(
+        "|".join(repr(v) for v in row) for row in zip(*(c.tolist() for c in columns.values()), strict=True)
+    )
+    return json_digest({"common": common, "columns": list(columns), "rows": rows})
+
+
+def volume_digest(volume: NDArray[np.float32]) -> str:
+    """Give the SHA-256 of a volume's values, little endian, in C order of (z, y, x)."""
+    digest = hashlib.sha256()
+    for plane in volume:
+        digest.update(np.ascontiguousarray(plane, "<f4").data)
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""A run from input to store: scan, plan, process, finish."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from etl.config import Config
+from etl.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
+from etl.errors import ClusterError
+from etl.finish import Outcome, RunResult, check_run_dir, conclude, preview
+from etl.graph import Pool, open_pool
+from etl.ledger import Entry
+from etl.lock import StoreLock
+from etl.plan import Plan, SeriesTask, make_plan
+from etl.process import Receipt, process
+from etl.progress import metered, say
+from etl.scan import Limits, ScanResult, Unreadable, merge_scans, scan_source
+from etl.sources import Source, find_sources
+from etl.stack import Location
+from etl.store import StoreWriter
+
+
+def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
+    """Scan all inputs, one task per top-level folder or zip.
+
+    Raises
+    ------
+    UsageError
+        An input does not exist.
+    """
+    sources = find_sources(inputs)
+    found: dict[Source, ScanResult] = {}
+    with metered("scan", len(sources), quiet=quiet) as meter:
+        for source, result in pool.map(scan_source, sources, limits):
+            found[source] = result or _died_scanning(source)
+            meter.advance()
+    # In the order of the sources, not of completion: the same input gives the same plan.
+    return merge_scans(found[source] for source in sources)
+
+
+def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
+    """Bring every wanted series of the inputs into the store.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Folders, zips, single files.
+    store_path : str
+    config : Config
+
+    Raises
+    ------
+    UsageError
+        The inputs, the store or the cluster cannot be used as given; nothing was written.
+    """
+    start = time.monotonic()
+    # Workers have working folders of their own.
+    inputs, store_path = [os.path.abspath(given) for given in inputs], os.path.abspath(store_path)
+    pseudonyms = Pseudonyms(read_key(config.deidentify)) if config.deidentify else None
+    if pseudonyms is not None:
+        # The key's digest tells stores of different keys apart; its path means nothing elsewhere.
+        config = replace(config, deidentify=pseudonyms.key_digest)
+    writer = StoreWriter(store_path)
+    exists = writer.check(config.recipe(), overwrite=config.overwrite) is not None
+    find_sources(inputs)
+    check_run_dir(store_path, config)
+    if config.deidentify_map is not None:
+        check_mapping(Path(config.deidentify_map), Path(store_path))
+    with nullcontext() if config.dry_run else StoreLock(store_path) as lock:
+        with open_pool(config.workers, config.scheduler) as pool:
+            if pool.dashboard:
+                say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
+            scan = scan_inputs(inputs, pool, limits=_limits(config), quiet=config.quiet)
+            if pseudonyms is not None:
+                scan = deidentify_scan(scan, pseudonyms)
+            if not scan.stacks and not scan.unreadable:
+                say(f"no DICOM found among {scan.files} files of the input", quiet=config.quiet)
+            plan = make_plan(scan, config)
+            if lock is None:
+                todo, unchanged = _split_unchanged(plan, writer if exists and not config.overwrite else None)
+                return preview(
+                    [*plan.settled, *unchanged, *(task.entry for task in todo)], scan, store_path, start
+                )
+            writer.prepare(config.recipe(), overwrite=config.overwrite)
+            todo, unchanged = _split_unchanged(plan, writer)
+            if todo:
+                writer.withdraw_consolidated()
+            receipts, stopped = _process_all(pool, todo, config, store_path, lock)
+        # The pool is closed: no worker of ours publishes any more.
+        lock.check()
+        outcome = Outcome(plan, scan, tuple(unchanged), tuple(receipts), len(todo) - len(receipts), stopped)
+        result = conclude(outcome, writer, config, start)
+    if pseudonyms is not None and config.deidentify_map is not None:
+        write_mapping(Path(config.deidentify_map), pseudonyms)
+    return result
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(file_bytes=config.max_file_mb << 20, seconds=config.time_limit_s)
+
+
+def _died_scanning(source: Source) -> ScanResult:
+    detail = "the worker process died twice while reading headers"
+    return ScanResult(unreadable=(Unreadable(Location(source.container, ""), source.name, detail),))
+
+
+def _split_unchanged(plan: Plan, writer: StoreWriter | None) -> tuple[list[SeriesTask], list[Entry]]:
+    """Tell what is in the store already, made of the same source in the same way."""
+    todo, unchanged = [], []
+    for task in plan.tasks:
+        if writer is not None and _is_there(task, writer):
+            unchanged.append(replace(task.entry, outcome="unchanged"))
+        else:
+            todo.append(task)
+    return todo, unchanged
+
+
+def _is_there(task: SeriesTask, writer: StoreWriter) -> bool:
+    keys = task.entry.patient_key, task.entry.series_key
+    provenance = (writer.published(*keys) or {}).get("ct_etl", {}).get("provenance", {})
+    digests = provenance.get("source_digest"), provenance.get("config_digest")
+    return digests == (task.source_digest, task.config_digest) and writer.is_whole(*keys)
+
+
+def _process_all(
+    pool: Pool, tasks: list[SeriesTask], config: Config, store_path: str, lock: StoreLock
+) -> tuple[list[Receipt], BaseException | None]:
+    """Process the tasks; give what came back, and what stopped it before the end."""
+    # Largest first: a long series that starts last would leave the other workers idle.
+    ordered = sorted(tasks, key=lambda task: -task.bytes_in)
+    receipts: list[Receipt] = []
+    try:
+        with metered("series", len(ordered), quiet=config.quiet) as meter:
+            for task, result in pool.map(process, ordered, config, store_path, lock.token):
+                receipt = result or Receipt(
+                    task.entry.failed("worker-died", "the worker process died twice while at this series")
+                )
+                receipts.append(receipt)
+                meter.advance(byte_count=task.entry.bytes_in, failed=receipt.entry.outcome == "failed")
+    except (KeyboardInterrupt, ClusterError) as stopped:
+        say("stopped: finished series stay in the store, the next run goes on from here", quiet=config.quiet)
+        return receipts, stopped
+    return receipts, None

@@ -1,0 +1,212 @@
+"""Read headers, never pixels, and sort slices into stacks.
+
+Where Pixel Data starts is remembered, so that processing need not parse a header again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import BinaryIO, Generic, Literal, TypeVar
+
+import pydicom.config
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
+from pydicom.uid import UID
+
+from etl.assemble import SliceRow, build_stack, join_stacks
+from etl.attributes import text
+from etl.deadline import Abandoned, Caller
+from etl.headers import HEADER_TAGS, rows_of
+from etl.inflate import DEFLATED, inflated
+from etl.sources import Opener, Source, list_members, nested_archive
+from etl.stack import Location, Stack, StackKey
+
+Part = TypeVar("Part")
+MAGIC = b"DICM"
+PREAMBLE_BYTES = 128
+SHORTEST_FILE_BYTES = 132
+MOST_IGNORED_PATHS = 100
+# CT, enhanced CT, legacy converted enhanced CT; secondary captures of every kind.
+IMAGE_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a file may ask for before it is given up."""
+
+    file_bytes: int = 4 << 30
+    """Largest file or zip member, inflated."""
+    seconds: float = 900.0
+    """Longest time for one header."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file or folder that cannot be read, or that says it is DICOM and cannot be parsed."""
+
+    location: Location
+    patient_name_from_path: str
+    detail: str
+
+
+@dataclass(frozen=True, eq=False)
+class ScanResult:
+    """What one or several sources hold."""
+
+    stacks: tuple[Stack, ...] = ()
+    ignored_files: int = 0
+    ignored: tuple[Location, ...] = ()
+    """The first hundred of them."""
+    unreadable: tuple[Unreadable, ...] = ()
+    files: int = 0
+
+
+def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
+    """Read the headers of every file of a source.
+
+    Raises nothing for bad files: what is not DICOM is ignored, what claims to be and cannot be parsed is listed.
+    """
+    collector: _Collector[SliceRow] = _Collector()
+    ignored: list[Location] = []
+    unreadable: list[Unreadable] = []
+    problems: list[tuple[str, str]] = []
+    nested: list[ScanResult] = []
+    files = ignored_files = 0
+    with Caller[list[SliceRow]](limits.seconds) as caller, Opener() as opener:
+        for member in list_members(source, problems):
+            location = Location(source.container, member)
+            archive = nested_archive(source, member)
+            if archive is not None:
+                nested.append(scan_source(archive, limits))
+                continue
+            files += 1
+            try:
+                rows = caller.call(partial(_read_rows, opener, location, source.name, limits))
+            except (InvalidDicomError, FileNotFoundError):
+                ignored_files += 1
+                ignored += [location] * (len(ignored) < MOST_IGNORED_PATHS)
+            except Exception as error:  # noqa: BLE001 - parsers raise whatever a hostile file provokes
+                # Messages of parsers may quote the file; only their kind is told.
+                unreadable.append(Unreadable(location, source.name, f"{type(error).__name__} in its header"))
+            else:
+                for row in rows:
+                    collector.add(row.key, row)
+    unreadable += (
+        Unreadable(Location(source.container, at), source.name, f"{error} while listing") for at, error in problems
+    )
+    stacks = tuple(build_stack(rows) for _, rows in collector.groups())
+    own = ScanResult(stacks, ignored_files, tuple(ignored), tuple(unreadable), files)
+    return merge_scans([own, *nested]) if nested else own
+
+
+def merge_scans(results: Iterable[ScanResult]) -> ScanResult:
+    """Join scans; a series that is spread over several folders or zips becomes one stack again."""
+    collector: _Collector[Stack] = _Collector()
+    ignored: list[Location] = []
+    unreadable: list[Unreadable] = []
+    files = ignored_files = 0
+    for result in results:
+        ignored += result.ignored
+        unreadable += result.unreadable
+        files += result.files
+        ignored_files += result.ignored_files
+        for stack in result.stacks:
+            collector.add(stack.key, stack)
+    joined = tuple(join_stacks(parts) for _, parts in collector.groups())
+    return ScanResult(joined, ignored_files, tuple(ignored[:MOST_IGNORED_PATHS]), tuple(unreadable), files)
+
+
+def _read_rows(
+    opener: Opener, location: Location, source_name: str, limits: Limits, _: Abandoned
+) -> list[SliceRow]:
+    file_bytes = opener.size_bytes(location)
+    if file_bytes > limits.file_bytes:
+        raise ValueError(f"{file_bytes} bytes; allowed are {limits.file_bytes}")
+    with opener.open(location) as stream:
+        start = stream.read(SHORTEST_FILE_BYTES)
+        has_magic = start[PREAMBLE_BYTES:] == MAGIC
+        if not has_magic and not _may_lack_preamble(start):
+            raise InvalidDicomError
+        stream.seek(0)
+        content = inflated(stream, limit_bytes=limits.file_bytes) if has_magic else stream
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            dataset = dcmread(
+                content, stop_before_pixels=True, force=not has_magic, specific_tags=list(HEADER_TAGS)
+            )
+            if not has_magic and ("SOPClassUID" not in dataset or "Modality" not in dataset):
+                raise InvalidDicomError
+            offset, length = _pixel_position(content, dataset)
+            if offset < 0 and _is_image(dataset):
+                raise EOFError("the file ends before Pixel Data (7FE0,0010)")
+            if content is not stream:
+                dataset.file_meta.TransferSyntaxUID = UID(DEFLATED)
+            folder = str(PurePosixPath(location.member.replace("\\", "/")).parent)
+            return rows_of(
+                dataset,
+                location=location,
+                source_name=source_name,
+                folder=folder,
+                pixel_offset=offset,
+                pixel_length=length,
+                file_bytes=file_bytes,
+                crc32=opener.crc32(location),
+            )
+
+
+def _is_image(dataset: Dataset) -> bool:
+    """Whether an object should have pixels; one that does not even say what it is was cut off."""
+    sop_class = text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID")
+    return sop_class == "" or sop_class.startswith(IMAGE_SOP_CLASSES)
+
+
+def _may_lack_preamble(start: bytes) -> bool:
+    """Whether a file may begin with its first element: group 0002 or 0008, either byte order."""
+    return start[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02") and len(start) == SHORTEST_FILE_BYTES
+
+
+def _pixel_position(stream: BinaryIO, dataset: Dataset) -> tuple[int, int]:
+    """Offset and length of Pixel Data's value; (-1, 0) without pixels.
+
+    pydicom leaves the stream before the element it stopped at.
+    """
+    implicit, little = dataset.original_encoding
+    order: Literal["little", "big"] = "little" if little else "big"
+    at = stream.tell()
+    head = stream.read(12)
+    if len(head) < 12:
+        return -1, 0
+    group = int.from_bytes(head[:2], order)
+    element = int.from_bytes(head[2:4], order)
+    if Tag(group, element) != 0x7FE00010:
+        return -1, 0
+    raw = head[4:8] if implicit else head[8:12]
+    length = int.from_bytes(raw, order)
+    return at + (8 if implicit else 12), -1 if length == 0xFFFFFFFF else length
+
+
+class _Collector(Generic[Part]):
+    """Collects parts by stack; keys that differ only in the last printed digits are one stack."""
+
+    def __init__(self) -> None:
+        self._stacks: dict[StackKey, list[tuple[StackKey, list[Part]]]] = {}
+
+    def add(self, key: StackKey, part: Part) -> None:
+        near = self._stacks.setdefault(key.bare(), [])
+        for known, collected in near:
+            if known.is_near(key):
+                collected.append(part)
+                return
+        near.append((key, [part]))
+
+    def groups(self) -> list[tuple[StackKey, list[Part]]]:
+        return [group for near in self._stacks.values() for group in near]

@@ -1,0 +1,200 @@
+"""What `scan` finds: stacks of slices, headers only, held by column.
+
+A cohort has hundreds of thousands of slices. One object per slice costs the driver about a kilobyte each;
+columns cost about a fifth and are what the geometry needs anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Location(NamedTuple):
+    """Where a file is: a folder and a path in it, or a zip and the name of a member."""
+
+    container: str
+    member: str
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How the stored values of a slice are laid out (DICOM PS3.3 C.7.6.3, PS3.5 8)."""
+
+    transfer_syntax_uid: str
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    pixel_representation: int
+    photometric_interpretation: str
+    number_of_frames: int
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """Per-slice columns of a stack; every array has length n.
+
+    NaN (floats) and -1 (offsets) stand for an attribute that the file does not have.
+    """
+
+    locations: tuple[Location, ...]
+    frame: NDArray[np.int32]
+    """Index of the frame in its file; 0 in single-frame files."""
+    format: NDArray[np.int16]
+    """Index into `Stack.formats`."""
+    pixel_offset: NDArray[np.int64]
+    """Byte position of the value of Pixel Data in the file; -1: find it by parsing."""
+    pixel_length: NDArray[np.int64]
+    """Bytes of the value of Pixel Data; -1 where the length is undefined (encapsulated)."""
+    file_bytes: NDArray[np.int64]
+    crc32: NDArray[np.int64]
+    """Checksum that a zip keeps of the file; -1 in a folder."""
+    sop_instance_uid: NDArray[np.bytes_]
+    """``S64``: a UI has at most 64 characters (DICOM PS3.5 6.2)."""
+    instance_number: NDArray[np.int32]
+    """Instance Number (0020,0013); -1 where absent."""
+    position_lps_mm: NDArray[np.float64]
+    """(n, 3) Image Position (Patient) (0020,0032)."""
+    slope: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    padding: NDArray[np.float64]
+    """(n, 2) Pixel Padding Value and Range Limit as the file states them, stored domain."""
+    thickness_mm: NDArray[np.float64]
+    repeat: NDArray[np.float64]
+    """(n, 4) what may tell positions apart that occur more than once: temporal position, cardiac phase,
+    acquisition number, acquisition time in s."""
+
+    def __len__(self) -> int:
+        """Count the slices."""
+        return len(self.locations)
+
+    def take(self, index: NDArray[np.intp] | Sequence[int]) -> Slices:
+        """Pick slices by position, in the order of `index`."""
+        chosen = np.asarray(index, np.intp)
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        picked = {name: column[chosen] for name, column in columns.items() if name != "locations"}
+        return Slices(locations=tuple(self.locations[i] for i in chosen), **picked)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Slices]) -> Slices:
+        """Append the slices of several parts."""
+        names = [f.name for f in fields(Slices) if f.name != "locations"]
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return Slices(locations=tuple(loc for part in parts for loc in part.locations), **joined)
+
+
+@dataclass(frozen=True)
+class StackKey:
+    """What all slices of one stack share; slices that differ in any of it belong to different stacks."""
+
+    patient_id: str
+    study_instance_uid: str
+    series_instance_uid: str
+    series_number: int
+    sop_class_uid: str
+    modality: str
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    orientation: tuple[float, ...]
+    """Image Orientation (Patient) (0020,0037), six direction cosines; empty where absent."""
+    pixel_spacing_mm: tuple[float, ...]
+    """Pixel Spacing (0028,0030): between rows, then between columns; empty where absent."""
+    rescale_type: str
+    """Rescale Type (0028,1054); HU where absent (DICOM PS3.3 C.8.2.1)."""
+    is_localizer: bool
+    """Image Type (0008,0008) names a localizer."""
+    has_pixels: bool
+    patient_id_from_path: bool
+
+    def bare(self) -> StackKey:
+        """Give the key without what may differ within a stack: last printed digits, and header noise."""
+        return replace(
+            self,
+            orientation=(),
+            pixel_spacing_mm=(),
+            series_number=0,
+            study_instance_uid="",
+            patient_id_from_path=False,
+        )
+
+    def is_near(self, other: StackKey) -> bool:
+        """Whether two keys with the same `bare` key belong to one stack."""
+        return _is_close(self.orientation, other.orientation, 1e-3) and _is_close(
+            self.pixel_spacing_mm, other.pixel_spacing_mm, 1e-4
+        )
+
+
+def common_key(keys: Sequence[StackKey]) -> StackKey:
+    """Give the key of a stack from those of its slices, the first of which counts.
+
+    Numbers and studies that only some files name are taken from those that do.
+    """
+    numbers = sorted({key.series_number for key in keys} - {0})
+    return replace(
+        keys[0],
+        series_number=numbers[0] if numbers else 0,
+        study_instance_uid=min(key.study_instance_uid for key in keys),
+        patient_id_from_path=any(key.patient_id_from_path for key in keys),
+    )
+
+
+def _is_close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float) -> bool:
+    return len(a) == len(b) and all(abs(x - y) <= tolerance for x, y in zip(a, b, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """One stack of slices of a series, in the order the files were found.
+
+    Parameters
+    ----------
+    key : StackKey
+        Identity and everything the slices have in common.
+    slices : Slices
+        Columns, one row a slice.
+    formats : tuple of PixelFormat
+        The distinct pixel formats; `Slices.format` points into it.
+    dicom : dict
+        Technical attributes on the allow-list, by DICOM keyword, of the slice with the smallest UID.
+    convolution_kernel : str
+        Convolution Kernel (0018,1210).
+    description : str
+        Series Description (0008,103E), lower case; for the choice of a default series only, it is free text.
+    image_type : str
+        Image Type (0008,0008), joined by a backslash.
+    has_contrast : bool
+        Contrast/Bolus Agent (0018,0010) is filled in.
+    lossy : bool
+        The pixels have been through a lossy compression.
+    burned_in_annotation : bool
+        Burned In Annotation (0028,0301) is YES.
+    has_copies : bool
+        Copies of some slices were dropped.
+    number : int
+        1 for the first stack of a series, then 2, 3 …
+    """
+
+    key: StackKey
+    slices: Slices
+    formats: tuple[PixelFormat, ...]
+    dicom: dict[str, object] = field(default_factory=dict)
+    convolution_kernel: str = ""
+    description: str = ""
+    image_type: str = ""
+    has_contrast: bool = False
+    lossy: bool = False
+    burned_in_annotation: bool = False
+    has_copies: bool = False
+    number: int = 1
+
+    def with_slices(self, slices: Slices, *, number: int | None = None) -> Stack:
+        """Give the same stack with other slices."""
+        return replace(self, slices=slices, number=self.number if number is None else number)

@@ -1,0 +1,286 @@
+"""The store on disk: publishing series, the root, the end of a run.
+
+A reader never sees half a volume, on a folder or a bucket, without any rename: the group's ``zarr.json`` is the
+last key of a series, and each key is written atomically. Only the driver writes the root and the patients.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numcodecs.blosc
+import numpy as np
+from numpy.typing import NDArray
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from etl.disk import clear_leftovers, flush, has_chunks, has_content
+from etl.errors import StoreConflictError, StoreError, UsageError
+from etl.fingerprint import fingerprint
+from etl.inventory import NODES, is_partial
+from etl.provenance import FORMAT_VERSION, json_digest, software_versions
+
+METADATA = "zarr.json"
+SOURCE_ARRAYS = ("sop_instance_uid", "position_mm", "instance_number")
+
+
+class StoreWriter:
+    """Writes into one store; cheap to make, in the driver and in every worker.
+
+    Parameters
+    ----------
+    path : str
+        Folder of the store.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._store = LocalStore(path)
+
+    def check(self, recipe: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+        """Tell whether a run with this configuration may write here; writes nothing.
+
+        Returns
+        -------
+        dict or None
+            The root's attributes; None where there is no store yet.
+
+        Raises
+        ------
+        StoreConflictError
+            The store was written with another configuration; names the keys.
+        UsageError
+            The path is a file, or a folder of something else.
+        """
+        path = Path(self.path)
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"store {self.path!r} is a file; a folder is needed")
+        # zarr's LocalStore makes its folder on first use, even to read.
+        root = self._get_json(METADATA) if path.is_dir() else None
+        if root is None:
+            if (path / METADATA).is_file() and not overwrite:
+                raise UsageError(f"store {self.path!r} has a damaged {METADATA}; restore it, or use --overwrite")
+            if (
+                path.is_dir()
+                and not (path / METADATA).is_file()
+                and not all(is_partial(entry.name) for entry in path.iterdir())
+            ):
+                raise UsageError(f"store {self.path!r} is a folder that holds something else than a ct-etl store")
+            return None
+        attributes = root.get("attributes", {}).get("ct_etl")
+        if not isinstance(attributes, dict):
+            raise UsageError(f"store {self.path!r} is a Zarr hierarchy that ct-etl did not write")
+        if not overwrite:
+            _check_compatible(attributes, recipe)
+        return attributes
+
+    def prepare(self, recipe: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Create the root where there is none; with `overwrite`, after the old store is gone.
+
+        Raises
+        ------
+        StoreConflictError, UsageError
+            As `check`.
+        """
+        root = self.check(recipe, overwrite=overwrite)
+        clear_leftovers(Path(self.path))
+        if root is not None and overwrite:
+            self._remove()
+            root = None
+        if root is None:
+            self._put_json(METADATA, _group({"ct_etl": _sealed(_root_attributes(recipe))}))
+
+    def withdraw_consolidated(self) -> None:
+        """Take the consolidated metadata out of the root before volumes change under it.
+
+        Readers then look at each series' own metadata until the run has finished.
+        """
+        root = self._node("")
+        if root.pop("consolidated_metadata", None) is not None:
+            self._put_json(METADATA, root)
+
+    def published(self, patient_key: str, series_key: str) -> dict[str, Any] | None:
+        """Give the attributes of a published series; None where there is none."""
+        node = self._get_json(f"{patient_key}/{series_key}/{METADATA}")
+        attributes = (node or {}).get("attributes")
+        return attributes if isinstance(attributes, dict) else None
+
+    def publish(self, patient_key: str, series_key: str, keys: Mapping[str, Buffer]) -> int:
+        """Write the keys of a series in the order given, its metadata last.
+
+        A volume that was published before is taken back first, so that its metadata never describes new chunks.
+
+        Returns
+        -------
+        int
+            Bytes written.
+        """
+        prefix = f"{patient_key}/{series_key}"
+        sync(self._store.delete(f"{prefix}/{METADATA}"))
+        sync(self._store.delete_dir(prefix))
+        for key, buffer in keys.items():
+            if key == METADATA:
+                # After a power cut the metadata must not be there without the chunks it describes.
+                flush(Path(self.path, prefix, other) for other in keys if other != METADATA)
+            sync(self._store.set(f"{prefix}/{key}", buffer))
+        flush([Path(self.path, prefix, METADATA)])
+        return sum(len(buffer) for buffer in keys.values())
+
+    def is_whole(self, patient_key: str, series_key: str) -> bool:
+        """Whether every array of a published series has its metadata and its chunks."""
+        prefix = Path(self.path, patient_key, series_key)
+        arrays = [prefix / name for name in ("volume", "hu_histogram", *(f"source/{n}" for n in SOURCE_ARRAYS))]
+        if (prefix / "validity").is_dir():
+            arrays.append(prefix / "validity")
+        return all(has_content(array / METADATA) and has_chunks(array / "c") for array in arrays)
+
+    def finish(
+        self, recipe: Mapping[str, Any], default_series: Mapping[str, str]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Write patients, the cohort's fingerprint and consolidated metadata; touch nothing that is right.
+
+        Parameters
+        ----------
+        recipe : mapping
+            The configuration of the store.
+        default_series : mapping
+            Series key a run prefers, by Patient ID; a patient keeps the one it has where the run names none.
+
+        Returns
+        -------
+        dict
+            The fingerprint.
+        list of str
+            Damaged series, as ``<patient key>/<series key>``: they are left out.
+        """
+        nodes: dict[str, Any] = {}
+        histograms: list[NDArray[np.uint32]] = []
+        damaged: list[str] = []
+        for patient in self._children(""):
+            published = {}
+            for series in self._children(patient):
+                try:
+                    found = self._series_nodes(f"{patient}/{series}")
+                    if found is not None:
+                        histograms.append(self._histogram(f"{patient}/{series}"))
+                        published[series] = found
+                except (StoreError, RuntimeError, KeyError, ValueError):
+                    damaged.append(f"{patient}/{series}")
+            if not published:
+                continue
+            self._write_patient(patient, published, default_series)
+            nodes[patient] = self._node(patient)
+            for series_nodes in published.values():
+                nodes.update(series_nodes)
+        summary = fingerprint(histograms, tuple(recipe["window"]))
+        root = _group({"ct_etl": _sealed({**_root_attributes(recipe), "fingerprint": summary})})
+        root["consolidated_metadata"] = {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {key: nodes[key] for key in sorted(nodes)},
+        }
+        self._put_json(METADATA, root)
+        return summary, damaged
+
+    def _series_nodes(self, prefix: str) -> dict[str, Any] | None:
+        """Metadata of every node of a series; None for one that a crash left unfinished."""
+        top = self._get_json(f"{prefix}/{METADATA}")
+        if top is None:
+            return None
+        nodes = {prefix: top}
+        # What other programs leave in a folder (@eaDir, .DS_Store) is not ours to describe.
+        for name in self._children(prefix):
+            if name in NODES:
+                nodes[f"{prefix}/{name}"] = self._node(f"{prefix}/{name}")
+        for name in self._children(f"{prefix}/source"):
+            if name in (*SOURCE_ARRAYS, "frame_number"):
+                nodes[f"{prefix}/source/{name}"] = self._node(f"{prefix}/source/{name}")
+        return nodes
+
+    def _write_patient(
+        self, patient: str, published: Mapping[str, Mapping[str, Any]], default_series: Mapping[str, str]
+    ) -> None:
+        first = next(iter(published))
+        patient_id = published[first][f"{patient}/{first}"]["attributes"]["ct_etl"]["patient_id"]
+        known = (self._get_json(f"{patient}/{METADATA}") or {}).get("attributes", {}).get("ct_etl", {})
+        wanted = [default_series.get(patient_id), known.get("default_series"), first]
+        default = next(series for series in wanted if series in published)
+        attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default}}
+        self._put_json(f"{patient}/{METADATA}", _group(attributes))
+
+    def _node(self, path: str) -> dict[str, Any]:
+        node = self._get_json(f"{path}/{METADATA}".removeprefix("/"))
+        if node is None:
+            raise StoreError(f"{path or 'the root'} has no {METADATA}")
+        return node
+
+    def _histogram(self, prefix: str) -> NDArray[np.uint32]:
+        buffer = sync(self._store.get(f"{prefix}/hu_histogram/c/0", default_buffer_prototype()))
+        if buffer is None:
+            raise StoreError(f"{prefix}/hu_histogram has no chunk")
+        return np.frombuffer(numcodecs.blosc.decompress(buffer.to_bytes()), "<u4")
+
+    def _children(self, prefix: str) -> list[str]:
+        """Names of the folders below a prefix, sorted."""
+        folder = Path(self.path, prefix)
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+    def _remove(self) -> None:
+        """Take the old store away in one step; it is never there by half."""
+        doomed = Path(self.path).with_name(f".{Path(self.path).name}.{uuid.uuid4().hex}.removed")
+        Path(self.path).rename(doomed)
+        shutil.rmtree(doomed)
+
+    def _get_json(self, key: str) -> dict[str, Any] | None:
+        """Read metadata; None where it is absent, empty or no JSON object, as a power cut may leave it."""
+        buffer = sync(self._store.get(key, default_buffer_prototype()))
+        if buffer is None:
+            return None
+        try:
+            found = json.loads(buffer.to_bytes())
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _put_json(self, key: str, value: Mapping[str, Any]) -> None:
+        content = json.dumps(value, indent=2, allow_nan=False).encode()
+        before = sync(self._store.get(key, default_buffer_prototype()))
+        if before is None or before.to_bytes() != content:
+            sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+
+
+def _group(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def _root_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": dict(recipe),
+        "config_digest": json_digest(recipe),
+        "software": software_versions(),
+    }
+
+
+def _sealed(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Add the digest by which verify knows an edited root."""
+    return {**attributes, "root_digest": json_digest(attributes)}
+
+
+def _check_compatible(root: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    version = str(root.get("format_version"))
+    if version != FORMAT_VERSION:
+        raise StoreConflictError(f"store has format version {version}; this ct-etl writes {FORMAT_VERSION}")
+    there = root.get("config", {})
+    differing = sorted(key for key in {*there, *recipe} if there.get(key) != recipe.get(key))
+    if differing:
+        named = "; ".join(f"{key}: {there.get(key)} there, {recipe.get(key)} now" for key in differing)
+        raise StoreConflictError(
+            f"store was written with another configuration ({named}); use another store or --overwrite"
+        )
