@@ -94,7 +94,7 @@ class StoreWriter:
             self._remove()
             root = None
         if root is None:
-            self._put_json(METADATA, _group({"ct_etl": _sealed(_root_attributes(recipe))}))
+            self._put_json(METADATA, _group(_sealed(_root_attributes(recipe))))
 
     def withdraw_consolidated(self) -> None:
         """Take the consolidated metadata out of the root before volumes change under it.
@@ -179,7 +179,7 @@ class StoreWriter:
             for series_nodes in published.values():
                 nodes.update(series_nodes)
         summary = fingerprint(histograms, tuple(recipe["window"]))
-        root = _group({"ct_etl": _sealed({**_root_attributes(recipe), "fingerprint": summary})})
+        root = _group(_sealed({**_root_attributes(recipe), "fingerprint": summary}))
         root["consolidated_metadata"] = {
             "kind": "inline",
             "must_understand": False,
@@ -269,8 +269,8 @@ def _root_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sealed(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Add the digest by which verify knows an edited root."""
-    return {**attributes, "root_digest": json_digest(attributes)}
+    """Stand a digest beside ours, by which verify knows an edited root; format 1.0 fixes what is inside."""
+    return {"ct_etl": attributes, "ct_etl_digest": json_digest(attributes)}
 
 
 def _check_compatible(root: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
