@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
@@ -120,7 +121,7 @@ class Grid:
         if self.factors is not None:
             # float64: the article's recipe is held to scipy within 1e-4 HU; float32 sums stray by 1e-3.
             pair = tuple(
-                banded_operator(_zoom_matrix(n, self.factors[a], flipped=self.advance_mm[a, a] < 0))
+                _zoom_operator(n, self.factors[a], flipped=bool(self.advance_mm[a, a] < 0))
                 for a, n in ((1, layout.rows), (2, layout.columns))
             )
             for _ in layout.order:
@@ -231,6 +232,11 @@ def _require_regular(layout: Layout) -> None:
 def _zoom_matrix(n: int, factor: float, *, flipped: bool) -> NDArray[np.float64]:
     matrix = np.eye(n) if factor == 1 else dense_zoom(n, factor)
     return np.ascontiguousarray(matrix[::-1]) if flipped else matrix
+
+
+@lru_cache(maxsize=8)
+def _zoom_operator(n: int, factor: float, *, flipped: bool) -> AxisOperator:
+    return banded_operator(_zoom_matrix(n, factor, flipped=flipped))
 
 
 def _operators(pixels: int, index: NDArray[np.float64], pixel_mm: float) -> Iterator[AxisOperator]:

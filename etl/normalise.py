@@ -53,18 +53,37 @@ def normalise(
         subtracted = (total / hu.size - low) / width
     else:
         subtracted = 0.0 if center == "none" else float(center)
-    histogram = np.zeros(high - low + 1, np.int64)
+    normalisation = Normalisation((low, high), subtracted, precision_bits)
+    if precision_bits == "full":
+        return normalisation, _keep_every_bit(hu, low, width, subtracted)
+    return normalisation, _round(hu, low, width, subtracted, 2.0**precision_bits)
+
+
+def _round(hu: NDArray[np.float32], low: int, width: float, subtracted: float, steps: float) -> NDArray[np.uint32]:
+    """Normalise to whole steps in place; the steps are counted, and only the counts turned into HU."""
+    first = int(np.floor(-subtracted * steps))
+    codes = np.arange(first, int(np.ceil((1 - subtracted) * steps)) + 1)
+    counts = np.zeros(len(codes), np.int64)
+    value, clipped = np.empty(hu.shape[1:]), np.empty(hu.shape[1:], np.float32)
+    code = np.empty(hu.shape[1:], np.intp)
     for plane in hu:
-        value = np.clip(plane, low, high).astype(np.float64)
-        value -= low
-        value /= width
-        value -= subtracted
-        if precision_bits != "full":
-            np.rint(value * 2.0**precision_bits, out=value)
-            value *= 2.0**-precision_bits
+        np.clip(plane, low, low + width, out=clipped)
+        np.multiply(clipped, steps / width, out=value, dtype=np.float64)
+        value -= (low / width + subtracted) * steps
+        np.rint(value, out=value)
+        np.multiply(value, 1 / steps, out=plane, casting="same_kind")
+        value -= first
+        np.copyto(code, value, casting="unsafe")
+        counts += np.bincount(code.ravel(), minlength=len(counts))
+    bins = np.clip(np.rint((codes / steps + subtracted) * width), 0, width).astype(np.intp)
+    return np.bincount(bins, weights=counts, minlength=int(width) + 1).astype(np.uint32)
+
+
+def _keep_every_bit(hu: NDArray[np.float32], low: int, width: float, subtracted: float) -> NDArray[np.uint32]:
+    counts = np.zeros(int(width) + 1, np.int64)
+    for plane in hu:
+        value = (np.clip(plane, low, low + width).astype(np.float64) - low) / width - subtracted
         plane[...] = value
-        bins = np.rint((value + subtracted) * width).astype(np.intp)
-        # Rounding may step half a unit over the window's edge.
-        np.clip(bins, 0, high - low, out=bins)
-        histogram += np.bincount(bins.ravel(), minlength=len(histogram))
-    return Normalisation((low, high), subtracted, precision_bits), histogram.astype(np.uint32)
+        bins = np.clip(np.rint((value + subtracted) * width), 0, width).astype(np.intp)
+        counts += np.bincount(bins.ravel(), minlength=len(counts))
+    return counts.astype(np.uint32)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-BLOCK_ROWS = 32
+# 16 measured best, for float32 and float64: wider blocks multiply more zeros, narrower ones call BLAS too often.
+BLOCK_ROWS = 16
 # scipy pads by 12 samples before it filters for mode="nearest"; the same number gives the same spline.
 SPLINE_PAD = 12
 # The cubic B-spline's inverse filter decays by 0.268 a sample: 1e-8 after 14.
@@ -204,27 +205,40 @@ def resample_stack(
     (planes, rows, columns) float32 array
     """
     volume = np.zeros(shape, np.float32)
-    small: NDArray[np.floating] = np.empty(0)
-    scaled: NDArray[np.floating] = np.empty(0)
+    scratch = _Scratch()
     for plane, (rows, columns), weights in zip(planes, in_plane, across.T, strict=True):
-        small = _in_plane(plane, rows, columns, small)
+        small = _in_plane(plane, rows, columns, scratch)
         small[rows.outside] = outside
         small[:, columns.outside] = outside
-        if scaled.shape != small.shape:
-            scaled = np.empty_like(small)
         for k in np.flatnonzero(weights):
-            volume[k] += np.multiply(small, weights[k], out=scaled)
+            volume[k] += np.multiply(small, weights[k], out=scratch.array("scaled", small.shape, small.dtype))
     return volume
 
 
+class _Scratch:
+    """Arrays used again for every slice: fresh ones of a megabyte cost page faults worth a tenth of the time."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, tuple[int, int], np.dtype[np.floating]], NDArray[np.floating]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
+        """Give the array of a name, uninitialised."""
+        key = (name, (shape[0], shape[1]), dtype)
+        if key not in self._arrays:
+            self._arrays[key] = np.empty(shape, dtype)
+        return self._arrays[key]
+
+
 def _in_plane(
-    plane: NDArray[np.floating], rows: AxisOperator, columns: AxisOperator, reuse: NDArray[np.floating]
+    plane: NDArray[np.floating], rows: AxisOperator, columns: AxisOperator, scratch: _Scratch
 ) -> NDArray[np.floating]:
     dtype = rows.blocks[0].weights.dtype
-    half = rows.along_rows(plane.astype(dtype, copy=False), np.empty((rows.n_out, columns.n_in), dtype))
-    shape = (rows.n_out, columns.n_out)
-    out = reuse if reuse.shape == shape and reuse.dtype == dtype else np.empty(shape, dtype)
-    return columns.along_columns(half, out)
+    if plane.dtype != dtype:
+        widened = scratch.array("plane", plane.shape, dtype)
+        widened[...] = plane
+        plane = widened
+    half = rows.along_rows(plane, scratch.array("half", (rows.n_out, columns.n_in), dtype))
+    return columns.along_columns(half, scratch.array("small", (rows.n_out, columns.n_out), dtype))
 
 
 def _inside(n: int, index: NDArray[np.float64]) -> NDArray[np.float64]:

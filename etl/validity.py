@@ -35,6 +35,7 @@ class ValidityMap:
         self._row_index, self._column_index = grid.row_index(), grid.column_index()
         self._interpolated = _lost_planes(grid)
         self._valid: NDArray[np.bool_] | None = None
+        self._last: tuple[NDArray[np.bool_], float, float, NDArray[np.bool_]] | None = None
 
     def watch(
         self, planes: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_] | None]], *, fill: bool
@@ -58,10 +59,9 @@ class ValidityMap:
         """Give the map in the stack's own axes, (planes, rows, columns); None where all was measured."""
         if self._valid is None and not self._interpolated.any():
             return None
-        codes = np.full(self._count, MEASURED, np.uint8)
-        codes[self._interpolated] = INTERPOLATED
-        if self._valid is not None:
-            codes[~self._valid] = OUTSIDE
+        # True and False are MEASURED and OUTSIDE already.
+        codes = np.full(self._count, MEASURED, np.uint8) if self._valid is None else self._valid.view(np.uint8)
+        codes[self._interpolated] *= INTERPOLATED
         return None if (codes == MEASURED).all() else codes
 
     def _note(self, k: int, padded: NDArray[np.bool_] | None) -> None:
@@ -71,12 +71,21 @@ class ValidityMap:
             return
         valid = np.logical_and.outer(row_inside, column_inside)
         if padded is not None:
-            nearest = np.ix_(_nearest(rows, self._rows), _nearest(columns, self._columns))
-            valid &= ~padded[nearest]
+            valid &= self._unpadded(k, padded)
         if self._valid is None:
             self._valid = np.ones(self._count, bool)
         for plane in np.flatnonzero(np.abs(self._across[:, k]) > SMALLEST_WEIGHT):
             self._valid[plane] &= valid
+
+    def _unpadded(self, k: int, padded: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Look padding up under each output sample; slices of a series mostly share mask and grid."""
+        rows, columns = self._row_index[k], self._column_index[k]
+        last = self._last
+        if last is None or (last[1], last[2]) != (rows[0], columns[0]) or not np.array_equal(last[0], padded):
+            nearest = np.ix_(_nearest(rows, self._rows), _nearest(columns, self._columns))
+            last = padded, float(rows[0]), float(columns[0]), ~padded[nearest]
+            self._last = last
+        return last[3]
 
 
 class _NearestFill:
