@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from pydicom.dataset import Dataset
 
-from etl.attributes import allowed_attributes, text, texts
+from etl.attributes import allowed_attributes, text
 from etl.stack import Location, PixelFormat, Slices, Stack, StackKey, common_key
 
 LOSSY_SYNTAXES = frozenset(
@@ -56,7 +56,7 @@ def build_stack(rows: Sequence[SliceRow]) -> Stack:
         dicom=allowed_attributes(first),
         convolution_kernel=text(first, "ConvolutionKernel"),
         description=text(first, "SeriesDescription").lower(),
-        image_type="\\".join(texts(first, "ImageType")),
+        image_type=text(first, "ImageType"),
         has_contrast=_has_contrast(first),
         lossy=any(_is_lossy(row) for row in rows),
         burned_in_annotation=any(text(row.dataset, "BurnedInAnnotation").upper() == "YES" for row in rows),

@@ -61,9 +61,11 @@ ALLOWED_KEYWORDS = (
     "XRayTubeCurrent",
 )
 LONGEST_TEXT = 64
-_TEXT_NUMBERS = frozenset({"DS", "IS"})
+_TEXT_NUMBERS = frozenset({"DS", "IS", "TM"})
 # Code strings, identifiers and ages are ASCII whatever Specific Character Set says (DICOM PS3.5 6.1.2.2).
 _ASCII_TEXT = frozenset({"AS", "CS", "UI"})
+_ANY_TEXT = frozenset({"LO", "SH"})
+_ESCAPE = b"\x1b"
 
 
 def allowed_attributes(dataset: Dataset) -> dict[str, object]:
@@ -82,8 +84,12 @@ def value(dataset: Dataset, keyword: str) -> Any:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Give the value as text without padding, several values joined by a backslash; empty where absent."""
-    raw, vr = _raw(dataset, keyword)
-    if raw is not None and vr in _ASCII_TEXT:
+    element, raw, vr = _raw(dataset, keyword)
+    if element is None:
+        return ""
+    # Where no byte is beyond ASCII and none switches the set, all character sets agree.
+    is_plain = vr in _ASCII_TEXT or (vr in _ANY_TEXT and raw is not None and raw.isascii() and _ESCAPE not in raw)
+    if raw is not None and is_plain:
         return raw.decode("ascii", "replace").replace("\0", "").strip()
     found = value(dataset, keyword)
     if isinstance(found, MultiValue):
@@ -91,15 +97,11 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "" if found is None else str(found).replace("\0", "").strip()
 
 
-def texts(dataset: Dataset, keyword: str) -> list[str]:
-    """Give every value as text; empty where absent."""
-    found = value(dataset, keyword) or ()
-    return [found] if isinstance(found, str) else [str(kind) for kind in found]
-
-
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """Give the value as floats; empty where it is absent, not numeric or not finite."""
-    raw, vr = _raw(dataset, keyword)
+    element, raw, vr = _raw(dataset, keyword)
+    if element is None:
+        return ()
     try:
         if raw is not None and vr in _TEXT_NUMBERS:
             parsed = tuple(float(part) for part in raw.rstrip(b"\0 ").split(b"\\"))
@@ -114,16 +116,17 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     return parsed if all(math.isfinite(v) for v in parsed) else ()
 
 
-def _raw(dataset: Dataset, keyword: str) -> tuple[bytes | None, str]:
-    """Bytes of an element that is not parsed yet, and its VR.
+def _raw(dataset: Dataset, keyword: str) -> tuple[object, bytes | None, str]:
+    """Element or None, its bytes where it is not parsed yet, and its VR.
 
-    Converting an element with pydicom takes 30 microseconds; a scan converts thirty of them for every slice.
+    Converting an element with pydicom takes 30 microseconds, asking for one that is absent 10; a scan does thirty
+    of each for every slice.
     """
     tag, vr = _dictionary(keyword)
     element: Any = dataset.get_item(tag)
     if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
-        return None, vr
-    return element.value, element.VR or vr
+        return element, None, vr
+    return element, element.value, element.VR or vr
 
 
 @cache

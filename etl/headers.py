@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from etl.assemble import SliceRow
-from etl.attributes import ALLOWED_KEYWORDS, number, numbers, text, texts, value, whole
+from etl.attributes import ALLOWED_KEYWORDS, number, numbers, text, value, whole
 from etl.identity import LONGEST_UID, Identity, substitute_uid
 from etl.stack import Location, PixelFormat, StackKey
 
@@ -134,7 +134,7 @@ def _stack_key(
         orientation=orientation,
         pixel_spacing_mm=spacing,
         rescale_type=rescale_type or "HU",
-        is_localizer=any("LOCALIZER" in kind.upper() for kind in texts(dataset, "ImageType")),
+        is_localizer="LOCALIZER" in text(dataset, "ImageType").upper(),
         has_pixels=has_pixels,
         patient_id_from_path=identity.from_path,
     )

@@ -6,9 +6,10 @@ Where Pixel Data starts is remembered, so that processing need not parse a heade
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO, Generic, Literal, TypeVar
 
@@ -32,6 +33,8 @@ MAGIC = b"DICM"
 PREAMBLE_BYTES = 128
 SHORTEST_FILE_BYTES = 132
 MOST_IGNORED_PATHS = 100
+# A thread's answers are fetched for so many files at once.
+BATCH_FILES = 256
 # CT, enhanced CT, legacy converted enhanced CT; secondary captures of every kind.
 IMAGE_SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.7")
 
@@ -82,24 +85,23 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
     nested: list[ScanResult] = []
     files = ignored_files = 0
     with Caller[list[SliceRow]](limits.seconds) as caller, Opener() as opener:
-        for member in list_members(source, problems):
-            location = Location(source.container, member)
-            archive = nested_archive(source, member)
-            if archive is not None:
-                nested.append(scan_source(archive, limits))
-                continue
-            files += 1
-            try:
-                rows = caller.call(partial(_read_rows, opener, location, source.name, limits))
-            except (InvalidDicomError, FileNotFoundError):
-                ignored_files += 1
-                ignored += [location] * (len(ignored) < MOST_IGNORED_PATHS)
-            except Exception as error:  # noqa: BLE001 - parsers raise whatever a hostile file provokes
-                # Messages of parsers may quote the file; only their kind is told.
-                unreadable.append(Unreadable(location, source.name, f"{type(error).__name__} in its header"))
-            else:
-                for row in rows:
+        for members in _batched(list_members(source, problems)):
+            archives = {member: nested_archive(source, member) for member in members}
+            nested += [scan_source(archive, limits) for archive in archives.values() if archive is not None]
+            locations = [Location(source.container, member) for member in members if archives[member] is None]
+            files += len(locations)
+            answers = caller.call_each(partial(_read_rows, opener, source.name, limits), locations)
+            for location, (rows, error) in zip(locations, answers, strict=True):
+                for row in rows or ():
                     collector.add(row.key, row)
+                if isinstance(error, InvalidDicomError | FileNotFoundError):
+                    ignored_files += 1
+                    ignored += [location] * (len(ignored) < MOST_IGNORED_PATHS)
+                elif isinstance(error, Exception):
+                    # Messages of parsers may quote the file; only their kind is told.
+                    unreadable.append(Unreadable(location, source.name, f"{type(error).__name__} in its header"))
+                elif error is not None:
+                    raise error
     unreadable += (
         Unreadable(Location(source.container, at), source.name, f"{error} while listing") for at, error in problems
     )
@@ -125,8 +127,15 @@ def merge_scans(results: Iterable[ScanResult]) -> ScanResult:
     return ScanResult(joined, ignored_files, tuple(ignored[:MOST_IGNORED_PATHS]), tuple(unreadable), files)
 
 
+def _batched(members: Iterable[str]) -> Iterator[list[str]]:
+    """Cut a listing, which may be of millions, into parts; `itertools.batched` came with Python 3.12."""
+    remaining = iter(members)
+    while batch := list(islice(remaining, BATCH_FILES)):
+        yield batch
+
+
 def _read_rows(
-    opener: Opener, location: Location, source_name: str, limits: Limits, _: Abandoned
+    opener: Opener, source_name: str, limits: Limits, _: Abandoned, location: Location
 ) -> list[SliceRow]:
     file_bytes = opener.size_bytes(location)
     if file_bytes > limits.file_bytes:

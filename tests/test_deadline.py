@@ -100,3 +100,32 @@ with Caller(0.1) as caller:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stdout) == (0, "given up\n"), done.stderr
+
+
+def test_of_many_calls_one_that_hangs_and_one_that_fails_cost_only_themselves():
+    release, late = threading.Event(), []
+
+    def work(_, item):
+        if item == 3:
+            release.wait(30)
+            late.append(item)
+        if item == 5:
+            raise ValueError("five")
+        return 2 * item
+
+    with Caller(0.2) as caller:
+        answers = caller.call_each(work, range(8))
+        release.set()
+    assert [result for result, _ in answers] == [0, 2, 4, None, 8, None, 12, 14]
+    assert [type(error) for _, error in answers if error is not None] == [TimeoutError, ValueError]
+
+
+def test_the_limit_is_for_each_call_and_not_for_all():
+    with Caller(0.4) as caller:
+        answers = caller.call_each(lambda _, item: time.sleep(0.1) or item, range(8))
+    assert answers == [(item, None) for item in range(8)]
+
+
+def test_no_calls_have_no_answers():
+    with Caller(5) as caller:
+        assert caller.call_each(lambda _, item: item, []) == []
