@@ -115,11 +115,16 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
     if len(inputs) < 2:
         raise UsageError("run needs at least one INPUT and the STORE")
 
-    from etl.run import run as run_pipeline
-    from etl.tables import print_run
+    from etl.rerun import run_again
 
     *sources, store = inputs
-    result = run_pipeline(sources, store, config)
+    result = run_again(sources, store, config)
+    if result is None:
+        from etl.run import run as run_pipeline
+
+        result = run_pipeline(sources, store, config)
+    from etl.tables import print_run
+
     if config.json:
         _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
     else:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etl.config import Config
 from etl.errors import EtlError, UsageError
 from etl.ledger import REPORT_NAME, Entry, count_outcomes, write_run
-from etl.plan import Plan
-from etl.process import Receipt
 from etl.progress import say
 from etl.provenance import FORMAT_VERSION
-from etl.scan import ScanResult
 from etl.store import StoreWriter
+
+if TYPE_CHECKING:
+    # Loading them takes half of the time of a run that has nothing to do.
+    from etl.plan import Plan
+    from etl.process import Receipt
+    from etl.scan import ScanResult
 
 # A picture takes 0.2 s: the report of a run shows what it wrote, `ct-etl report` all that is in the store.
 MOST_PICTURES = 200
@@ -61,6 +64,8 @@ class Outcome:
     """Series that were not reached."""
     stopped: BaseException | None
     """What stopped the run before its end."""
+    input_digest: str | None
+    """What the input looked like when the run began, see `etl.rerun`."""
 
 
 def preview(entries: Iterable[Entry], scan: ScanResult, store_path: str, start: float) -> RunResult:
@@ -94,6 +99,8 @@ def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float
         "damaged": damaged,
         "report": None if stopped is not None else str(run_dir / REPORT_NAME),
         "unreadable_paths": [str(Path(*item.location)) for item in scan.unreadable],
+        "input_digest": outcome.input_digest,
+        "store_digest": writer.root_digest(),
     }
     write_run(run_dir, entries, totals)
     _write_tracebacks(run_dir, outcome.receipts)
@@ -104,8 +111,39 @@ def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float
     return RunResult(entries, totals, interrupted=stopped is not None)
 
 
+def finish_unchanged(
+    entries: Sequence[Entry], earlier: Mapping[str, Any], writer: StoreWriter, config: Config, start: float
+) -> RunResult:
+    """Write ledger, totals and report of a run that found everything as the last one had left it.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+    earlier : mapping
+        Totals of the last run.
+    writer : StoreWriter
+    config : Config
+    start : float
+        `time.monotonic` when the run began.
+    """
+    run_dir = _run_dir(writer.path, config)
+    totals = {
+        **earlier,
+        **count_outcomes(entries),
+        "seconds": round(time.monotonic() - start, 3),
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "store": writer.path,
+        "run_dir": str(run_dir),
+        "report": str(run_dir / REPORT_NAME),
+    }
+    write_run(run_dir, entries, totals)
+    _write_report(writer.path, run_dir, entries, totals)
+    return RunResult(tuple(entries), totals)
+
+
 def _write_report(store_path: str, run_dir: Path, entries: Sequence[Entry], totals: dict[str, Any]) -> None:
-    # matplotlib takes half a second to load; a dry run draws nothing.
+    # Its libraries take a while to load; a dry run draws nothing.
     from etl.report import write_report  # noqa: PLC0415
 
     written = [f"{entry.patient_key}/{entry.series_key}" for entry in entries if entry.outcome == "written"]

@@ -17,7 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etl.errors import StoreError
 from etl.read import Store, Volume, open_store
-from etl.report_figures import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU, HistogramDrawing, Montage, draw_montage
+from etl.report_figures import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU, Montage, draw_montage
+from etl.report_histogram import draw_histogram
 from etl.report_words import explain
 
 _OUTCOMES = ("written", "unchanged", "failed", "excluded")
@@ -171,25 +172,19 @@ def _rows(
 
 
 def _cards(store: Store, drawn: Container[str]) -> Iterator[Card]:
-    drawings: dict[tuple[int, int], HistogramDrawing] = {}
     number = 0
     for patient in store.values():
         for volume in patient.values():
             if volume.node in drawn:
-                yield _card(volume, _anchor(number), drawings, is_default=volume.key == patient.default_key)
+                yield _card(volume, _anchor(number), is_default=volume.key == patient.default_key)
             number += 1
 
 
-def _card(
-    volume: Volume, anchor: str, drawings: dict[tuple[int, int], HistogramDrawing], *, is_default: bool
-) -> Card:
+def _card(volume: Volume, anchor: str, *, is_default: bool) -> Card:
     montage, histogram, problem = None, None, ""
-    window = volume.window_hu
     try:
         montage = draw_montage(volume)
-        drawing = drawings[window] if window in drawings else HistogramDrawing(window)
-        drawings[window] = drawing
-        histogram = drawing.draw(volume.hu_histogram())
+        histogram = draw_histogram(volume.hu_histogram(), volume.window_hu)
     except StoreError:
         # The error names the store's path, which has no place on the page.
         problem = "This volume cannot be read: part of it is missing or damaged. ct-etl verify says more."

@@ -19,6 +19,7 @@ from etl.lock import StoreLock
 from etl.plan import Plan, SeriesTask, make_plan
 from etl.process import Receipt, process
 from etl.progress import metered, say
+from etl.rerun import input_digest
 from etl.scan import Limits, ScanResult, Unreadable, merge_scans, scan_source
 from etl.sources import Source, find_sources
 from etl.stack import Location
@@ -67,7 +68,8 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
         config = replace(config, deidentify=pseudonyms.key_digest)
     writer = StoreWriter(store_path)
     exists = writer.check(config.recipe(), overwrite=config.overwrite) is not None
-    find_sources(inputs)
+    sources = find_sources(inputs)
+    state = None if config.deidentify else input_digest(sources, config)
     check_run_dir(store_path, config)
     if config.deidentify_map is not None:
         check_mapping(Path(config.deidentify_map), Path(store_path))
@@ -93,7 +95,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
             receipts, stopped = _process_all(pool, todo, config, store_path, lock)
         # The pool is closed: no worker of ours publishes any more.
         lock.check()
-        outcome = Outcome(plan, scan, tuple(unchanged), tuple(receipts), len(todo) - len(receipts), stopped)
+        outcome = Outcome(plan, scan, tuple(unchanged), tuple(receipts), len(todo) - len(receipts), stopped, state)
         result = conclude(outcome, writer, config, start)
     if pseudonyms is not None and config.deidentify_map is not None:
         write_mapping(Path(config.deidentify_map), pseudonyms)

@@ -6,6 +6,7 @@ last key of a series, and each key is written atomically. Only the driver writes
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import uuid
@@ -131,6 +132,11 @@ class StoreWriter:
             sync(self._store.set(f"{prefix}/{key}", buffer))
         flush([Path(self.path, prefix, METADATA)])
         return sum(len(buffer) for buffer in keys.values())
+
+    def root_digest(self) -> str | None:
+        """Give the SHA-256 of the root's metadata, which names every series by the digest of all its bytes."""
+        buffer = sync(self._store.get(METADATA, default_buffer_prototype()))
+        return None if buffer is None else hashlib.sha256(buffer.to_bytes()).hexdigest()
 
     def is_whole(self, patient_key: str, series_key: str) -> bool:
         """Whether every array of a published series has its metadata and its chunks."""

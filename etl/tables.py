@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from etl.ledger import Entry
-from etl.plan import Plan, describe
 
 if TYPE_CHECKING:
+    from etl.plan import Plan
     from etl.read import Store
     from etl.scan import ScanResult
 
@@ -24,6 +24,8 @@ BAR_CHARACTERS = 40
 
 def scan_summary(scan: ScanResult, plan: Plan) -> dict[str, Any]:
     """Describe what a scan found and what a run would do with it, as plain JSON values."""
+    from etl.plan import describe  # noqa: PLC0415 - not to load scipy for a table of results
+
     described = {_identity(entry): describe(stack) for entry, stack in plan.stacks}
     series = []
     for entry in sorted(

@@ -341,8 +341,6 @@ def crash_points(folder, chosen, rng, *, scenarios=SCENARIOS, tell=None):
     chosen : int or None
         Points a scenario; None: all.
     """
-    import matplotlib.pyplot  # noqa: F401 - once here, not in each fork
-
     import etl.report
     import etl.run  # noqa: F401
 

@@ -16,7 +16,7 @@ from etl.phantom_dicom import Acquisition, write_series
 
 COMMANDS = ("scan", "run", "info", "verify", "report", "phantom")
 QUICK = ("--spacing-mm", "6", "--workers", "0")
-HEAVY = ("dask", "distributed", "matplotlib", "numcodecs", "pydicom", "rich", "scipy", "torch", "zarr")
+HEAVY = ("dask", "distributed", "numcodecs", "pydicom", "rich", "scipy", "torch", "zarr")
 
 
 def small_series(target, *, count=9, rows=24, **options):
