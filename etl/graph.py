@@ -1,19 +1,22 @@
-"""The only place that knows Dask: one task a source to scan, one task a series to process."""
+"""The only place that knows Dask: tasks of sources to scan and of series to process."""
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import dask
 from distributed import CancelledError, Client, LocalCluster, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker, NoWorkerError
+from distributed.system import MEMORY_LIMIT
 from distributed.versions import VersionMismatchWarning
 
 from etl.errors import ClusterError, UsageError
@@ -22,6 +25,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Enough that no worker ever waits, few enough that the scheduler's memory does not grow with the cohort.
 TASKS_PER_WORKER = 4
+# A task of Dask's costs the driver 4 ms; where series are many, several make one task. Each worker still gets so
+# many tasks that none waits long for the last.
+BATCHES_PER_WORKER = 64
+# Of this machine's memory, or of what its control group allows.
+MEMORY_SHARE = 0.8
+MEMORY_RESOURCE = "MEMORY"
+MOST_TOGETHER = 16
 CONNECT_TIMEOUT_S = 10
 WORKER_PRELOAD = "etl.worker_preload"
 # Pickled calls do not cross versions of the first, which would hang, not fail; the others decide a volume's bytes.
@@ -46,10 +56,13 @@ class Pool:
     ----------
     client : Client or None
         None: calls are made here, one after the other.
+    is_local : bool
+        The workers are processes of this machine.
     """
 
-    def __init__(self, client: Client | None) -> None:
+    def __init__(self, client: Client | None, *, is_local: bool = True) -> None:
         self._client = client
+        self._is_local = is_local
 
     @property
     def dashboard(self) -> str | None:
@@ -57,9 +70,25 @@ class Pool:
         return None if self._client is None else str(self._client.dashboard_link)
 
     def map(
-        self, function: Callable[..., Result], items: Sequence[Item], *shared: object
+        self,
+        function: Callable[..., Result],
+        items: Sequence[Item],
+        *shared: object,
+        share: Callable[[Item], float] = lambda _: 1 / MOST_TOGETHER,
+        memory_bytes: Callable[[Item], int] = lambda _: 0,
     ) -> Iterator[tuple[Item, Result | None]]:
         """Call ``function(item, *shared)`` for every item, as workers become free.
+
+        Parameters
+        ----------
+        function : callable
+        items : sequence
+        *shared : object
+        share : callable
+            What part of the largest message an item takes.
+        memory_bytes : callable
+            What a worker needs for an item. Calls that would not fit into this machine's memory together do not
+            run together; workers elsewhere that declare the resource MEMORY in bytes get it as Dask's resource.
 
         Yields
         ------
@@ -70,53 +99,105 @@ class Pool:
             for item in items:
                 yield item, function(item, *shared)
             return
-        window = TASKS_PER_WORKER * max(1, len(self._client.ncores()))
-        deadly: list[Item] = []
-        for item, result in self._windowed(self._client, function, items, shared, window):
-            if result is None:
-                deadly.append(item)
+        workers = max(1, len(self._client.ncores()))
+        batches = _batched(items, share, len(items) // (BATCHES_PER_WORKER * workers))
+        calls = _Calls(self._client, function, shared, memory_bytes, is_local=self._is_local)
+        deadly: list[tuple[Item, ...]] = []
+        for batch, results in calls.windowed(batches, TASKS_PER_WORKER * workers):
+            if results is None:
+                deadly += ((item,) for item in batch)
             else:
-                yield item, result
+                yield from zip(batch, results, strict=True)
         # Once more, one at a time: memory that ran out among neighbours may do for one alone.
-        yield from self._windowed(self._client, function, deadly, shared, 1)
+        for (item,), results in calls.windowed(deadly, 1):
+            yield item, None if results is None else results[0]
 
-    def _windowed(
+
+class _Calls(Generic[Item, Result]):
+    """Keeps a bounded window of calls on the cluster."""
+
+    def __init__(
         self,
         client: Client,
         function: Callable[..., Result],
-        items: Sequence[Item],
         shared: tuple[object, ...],
-        window: int,
-    ) -> Iterator[tuple[Item, Result | None]]:
-        waiting = iter(items)
-        running: dict[Any, Item] = {}
-        completed = as_completed(loop=client.loop)
+        memory_bytes: Callable[[Item], int],
+        *,
+        is_local: bool,
+    ) -> None:
+        self._client, self._function, self._shared, self._memory_bytes = client, function, shared, memory_bytes
+        declared = () if is_local else _declared_memory(client)
+        self._largest_worker = max(declared, default=0.0)
+        self._budget = MEMORY_SHARE * MEMORY_LIMIT if is_local else math.inf
 
-        def submit_next() -> None:
-            for item in waiting:
-                future = client.submit(function, item, *shared, pure=False)
-                running[future] = item
+    def windowed(
+        self, batches: Iterable[tuple[Item, ...]], window: int
+    ) -> Iterator[tuple[tuple[Item, ...], list[Result] | None]]:
+        waiting = deque(batches)
+        running: dict[Any, tuple[tuple[Item, ...], int]] = {}
+        completed = as_completed(loop=self._client.loop)
+
+        def submit() -> None:
+            in_use = sum(need for _, need in running.values())
+            while waiting and len(running) < window:
+                need = max(map(self._memory_bytes, waiting[0]))
+                if running and in_use + need > self._budget:
+                    return
+                future = self._submit(waiting[0], need)
+                running[future] = (waiting.popleft(), need)
+                in_use += need
                 completed.add(future)
-                return
 
-        for _ in range(window):
-            submit_next()
+        submit()
         try:
             while running:
                 future = next(completed)
-                item = running.pop(future)
+                batch, _ = running.pop(future)
                 try:
-                    result: Result | None = future.result()
+                    results: list[Result] | None = future.result()
                 except (KilledWorker, NoWorkerError):
-                    result = None
+                    results = None
                 except (CancelledError, CommClosedError) as error:
                     raise ClusterError("the connection to the scheduler is lost") from error
                 future.release()
-                submit_next()
-                yield item, result
+                submit()
+                yield batch, results
         finally:
-            if client.status == "running":
-                client.cancel(list(running))
+            if self._client.status == "running":
+                self._client.cancel(list(running))
+
+    def _submit(self, batch: tuple[Item, ...], need: int) -> Any:
+        # More than any worker has would wait for ever.
+        resources = {MEMORY_RESOURCE: min(need, self._largest_worker)} if self._largest_worker else None
+        return self._client.submit(
+            _call_each, self._function, batch, *self._shared, pure=False, resources=resources
+        )
+
+
+def _declared_memory(client: Client) -> tuple[float, ...]:
+    """Give what each worker declares as resource MEMORY; nothing where one does not."""
+    workers = cast(dict[str, Any], client.scheduler_info())["workers"].values()
+    found = tuple(float(worker.get("resources", {}).get(MEMORY_RESOURCE, 0)) for worker in workers)
+    return found if all(found) else ()
+
+
+def _call_each(function: Callable[..., Result], batch: Sequence[Item], *shared: object) -> list[Result]:
+    return [function(item, *shared) for item in batch]
+
+
+def _batched(items: Sequence[Item], share: Callable[[Item], float], most: int) -> Iterator[tuple[Item, ...]]:
+    """Put neighbours together, at most so many and not beyond one whole message."""
+    batch: list[Item] = []
+    filled = 0.0
+    for item in items:
+        part = share(item)
+        if batch and (len(batch) >= most or filled + part > 1):
+            yield tuple(batch)
+            batch, filled = [], 0.0
+        batch.append(item)
+        filled += part
+    if batch:
+        yield tuple(batch)
 
 
 @contextmanager
@@ -137,7 +218,7 @@ def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator
     """
     if scheduler is not None:
         with dask.config.set(SETTINGS), _connect(scheduler) as client:
-            yield Pool(client)
+            yield Pool(client, is_local=False)
         return
     if workers == 0:
         yield Pool(None)
@@ -158,7 +239,7 @@ def _start_local(workers: int | Literal["auto"]) -> LocalCluster:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
         return LocalCluster(
-            n_workers=_cores() if workers == "auto" else workers,
+            n_workers=max(1, int(dask.system.CPU_COUNT)) if workers == "auto" else workers,
             threads_per_worker=1,
             processes=True,
             # Dask listens on the machine's outer address unless told.
@@ -214,7 +295,3 @@ def _refuse_other_versions(client: Client) -> None:
         if differing:
             named = ", ".join(f"{name} {there.get(name)} there, {here.get(name)} here" for name in differing)
             raise UsageError(f"worker {worker} differs from this process: {named}")
-
-
-def _cores() -> int:
-    return max(1, int(dask.system.CPU_COUNT))

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from etl.checks import check_complete, check_gaps, check_rescale, check_size, layout_warnings, stack_digest
+from etl.checks import (
+    check_complete,
+    check_gaps,
+    check_rescale,
+    check_size,
+    layout_warnings,
+    memory_bytes,
+    stack_digest,
+)
 from etl.config import Config
 from etl.default_series import Fact, Score, load_rules, score
 from etl.dicom import NATIVE_LITTLE_ENDIAN, check_pixel_format, native_frame_bytes
@@ -39,6 +47,8 @@ class SeriesTask:
         The ledger's line as far as the plan knows it.
     source_digest, config_digest : str
         What the published volume is compared with.
+    memory_bytes : int
+        What a worker needs, estimated from above.
     """
 
     stack: Stack
@@ -46,6 +56,7 @@ class SeriesTask:
     entry: Entry
     source_digest: str
     config_digest: str
+    memory_bytes: int
 
     @property
     def bytes_in(self) -> int:
@@ -240,6 +251,7 @@ def _task(stack: Stack, entry: Entry, config: Config, config_digest: str) -> Ser
         entry=replace(entry, warnings=(*entry.warnings, *layout_warnings(stack, layout))),
         source_digest=stack_digest(stack),
         config_digest=config_digest,
+        memory_bytes=memory_bytes(stack, grid.count),
     )
 
 
@@ -255,8 +267,11 @@ def _default_series(tasks: Sequence[SeriesTask]) -> tuple[dict[str, str], dict[s
         of_patient = {
             task.entry.series_key: score(_facts(task, longest_mm=longest), load_rules()) for task in candidates
         }
-        best = min(candidates, key=lambda task: _preference(task.entry, of_patient[task.entry.series_key]))
-        defaults[patient] = best.entry.series_key
+        best = min(
+            (-of_patient[entry.series_key].points, -entry.slices, entry.series_number, entry.series_key)
+            for entry in (task.entry for task in candidates)
+        )
+        defaults[patient] = best[-1]
         scores.update((f"{patient}/{key}", found) for key, found in of_patient.items())
     return defaults, scores
 
@@ -266,10 +281,6 @@ def _with_score(task: SeriesTask, defaults: dict[str, str], scores: dict[str, Sc
     role = "default series, " if defaults[entry.patient_id] == entry.series_key else ""
     found = scores[f"{entry.patient_id}/{entry.series_key}"]
     return replace(task, entry=replace(entry, detail=f"{role}{found}"))
-
-
-def _preference(entry: Entry, found: Score) -> tuple[object, ...]:
-    return (-found.points, -entry.slices, entry.series_number, entry.series_key)
 
 
 def _coverage_mm(task: SeriesTask) -> float:

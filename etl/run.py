@@ -25,6 +25,9 @@ from etl.sources import Source, find_sources
 from etl.stack import Location
 from etl.store import StoreWriter
 
+# Of one message to a worker, which stays below 64 kB with them.
+MOST_SLICES = 512
+
 
 def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
     """Scan all inputs, one task per top-level folder or zip.
@@ -138,7 +141,15 @@ def _process_all(
     receipts: list[Receipt] = []
     try:
         with metered("series", len(ordered), quiet=config.quiet) as meter:
-            for task, result in pool.map(process, ordered, config, store_path, lock.token):
+            outcomes = pool.map(
+                process,
+                ordered,
+                config,
+                store_path,
+                lock.token,
+                share=lambda task: task.entry.slices / MOST_SLICES,
+            )
+            for task, result in outcomes:
                 receipt = result or Receipt(
                     task.entry.failed("worker-died", "the worker process died twice while at this series")
                 )

@@ -1,0 +1,81 @@
+"""What goes to the workers: bounded messages, bounded memory, and every item once."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import time
+from collections import Counter
+
+import pytest
+
+import etl.graph
+from etl.config import build_config, load_preset
+from etl.graph import open_pool
+from etl.ledger import Entry
+from etl.phantom_cohort import write_benchmark
+from etl.plan import make_plan
+from etl.process import Receipt
+from etl.scan import scan_source
+from etl.sources import find_sources
+
+LARGEST_MESSAGE = 64 << 10
+
+
+def double(item, offset):
+    return 2 * item + offset
+
+
+def start_and_end(_):
+    start = time.monotonic()
+    time.sleep(0.2)
+    return start, time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with open_pool(2, None) as pool:
+        yield pool
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, 1, 7, 700])
+def test_every_item_is_called_once_whether_alone_or_with_others(pool, count):
+    found = list(pool.map(double, range(count), 1))
+    assert sorted(found) == [(item, 2 * item + 1) for item in range(count)]
+
+
+@pytest.mark.slow
+def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool, monkeypatch):
+    monkeypatch.setattr(etl.graph, "MEMORY_LIMIT", 1000)
+    spans = [span for _, span in pool.map(start_and_end, range(4), memory_bytes=lambda _: 500)]
+    spans.sort()
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.slow
+def test_an_item_that_needs_more_than_there_is_runs_alone_all_the_same(pool, monkeypatch):
+    monkeypatch.setattr(etl.graph, "MEMORY_LIMIT", 10)
+    assert sorted(pool.map(double, range(3), 0, memory_bytes=lambda _: 500)) == [(0, 0), (1, 2), (2, 4)]
+
+
+@pytest.mark.parametrize(("count", "share", "most"), [(10, 0.3, 100), (10, 0.01, 4), (3, 5.0, 9), (5, 0.1, 0)])
+def test_batches_hold_everything_in_order_and_keep_both_bounds(count, share, most):
+    batches = list(etl.graph._batched(range(count), lambda _: share, most))
+    assert [item for batch in batches for item in batch] == list(range(count))
+    for batch in batches:
+        assert len(batch) == 1 or (len(batch) <= most and len(batch) * share <= 1 + 1e-9)
+
+
+def test_a_task_of_256_slices_and_its_answer_are_small_messages(tmp_path):
+    write_benchmark(tmp_path, 1, 256, rows=32)
+    [source] = find_sources([str(tmp_path)])
+    scanned = scan_source(source)
+    [task] = make_plan(scanned, build_config(load_preset("head-ct"), {})).tasks
+    assert task.entry.slices == 256
+    again = pickle.loads(pickle.dumps(task))
+    assert Counter(again.stack.slices.locations) == Counter(task.stack.slices.locations)
+    assert (again.stack.slices.position_lps_mm == task.stack.slices.position_lps_mm).all()
+    sizes = [len(pickle.dumps(message)) for message in (task, Receipt(task.entry), scanned)]
+    assert max(sizes) < LARGEST_MESSAGE / 2, sizes
+    assert isinstance(task.entry, Entry)
