@@ -133,7 +133,7 @@ class _HeldFile:
             return
         if self._opener.size_bytes(location) != file_bytes:
             raise OSError("the file changed while the run was going on")
-        with self._opener.open(location) as stream:
+        with self._opener.open(location, whole=True) as stream:
             self._location, self._inflated, self._frames = location, None, []
             if deflated:
                 self._inflated = inflated(stream, limit_bytes=self._limit_bytes)

@@ -1,14 +1,20 @@
-"""Read deflated DICOM files within bounds.
+"""Read deflated DICOM files and members of zips within bounds.
 
-The whole data set behind the file meta group is one deflate stream (DICOM PS3.5 A.5). A kilobyte of it may claim
-gigabytes, so it is inflated here, up to a limit, and handed on as the explicit little-endian file that it holds.
+A member that is wanted whole is inflated by ISA-L (`isal`, Intel's library), in a third of the time of `zipfile`.
+
+In a deflated file the whole data set behind the file meta group is one deflate stream (DICOM PS3.5 A.5). A
+kilobyte of it may claim gigabytes, so it is inflated here, up to a limit, and handed on as the explicit
+little-endian file that it holds.
 """
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from io import BytesIO
-from typing import BinaryIO
+from typing import BinaryIO, cast
+
+from isal import isal_zlib
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _DEFLATED_UID = DEFLATED.encode("ascii")
@@ -16,6 +22,10 @@ _EXPLICIT_UID = b"1.2.840.10008.1.2.1".ljust(len(_DEFLATED_UID), b"\0")
 _META_START = 132
 _GROUP_LENGTH_BYTES = 12
 LONGEST_META_BYTES = 64 * 1024
+_LOCAL_HEADER_BYTES = 30
+_ENCRYPTED = 0x1
+# Its stubs call the class an instance.
+_ISAL_ERROR = cast(type[Exception], isal_zlib.error)
 
 
 def inflated(stream: BinaryIO, *, limit_bytes: int) -> BinaryIO:
@@ -51,3 +61,30 @@ def inflated(stream: BinaryIO, *, limit_bytes: int) -> BinaryIO:
     if len(content) > limit_bytes:
         raise ValueError(f"the deflated data set is larger than the allowed {limit_bytes} bytes")
     return BytesIO(head + meta.replace(_DEFLATED_UID, _EXPLICIT_UID) + content)
+
+
+def inflated_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | None:
+    """Give all bytes of a member of a zip; None where only `zipfile` can: encrypted, or not deflated.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+        The member is not as long as the zip's directory says, or its checksum differs.
+    """
+    stream = archive.fp
+    if stream is None or info.compress_type != zipfile.ZIP_DEFLATED or info.flag_bits & _ENCRYPTED:
+        return None
+    stream.seek(info.header_offset)
+    header = stream.read(_LOCAL_HEADER_BYTES)
+    if header[:4] != b"PK\3\4" or len(header) < _LOCAL_HEADER_BYTES:
+        raise zipfile.BadZipFile("a member's own header is damaged")
+    # Name and extra field of the local header may be longer than those in the directory (APPNOTE 4.3.7).
+    stream.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), 1)
+    decompressor = isal_zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content: bytes = decompressor.decompress(stream.read(info.compress_size), info.file_size + 1)
+    except _ISAL_ERROR as error:
+        raise zipfile.BadZipFile("a member cannot be inflated") from error
+    if len(content) != info.file_size or isal_zlib.crc32(content) != info.CRC:
+        raise zipfile.BadZipFile("a member is not what the zip's directory says")
+    return content

@@ -8,10 +8,12 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from etl.errors import UsageError
+from etl.inflate import inflated_member
 from etl.stack import Location
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -147,8 +149,14 @@ class Opener:
         self._close()
 
     @contextmanager
-    def open(self, location: Location) -> Iterator[BinaryIO]:
+    def open(self, location: Location, *, whole: bool = False) -> Iterator[BinaryIO]:
         """Open a file for reading, whatever holds it; seekable.
+
+        Parameters
+        ----------
+        location : Location
+        whole : bool
+            All of it will be read: a member of a zip is inflated at once.
 
         Raises
         ------
@@ -163,7 +171,9 @@ class Opener:
             with open(path, "rb") as stream:
                 yield stream
         else:
-            with self._zip(location.container).open(location.member) as member:
+            archive = self._zip(location.container)
+            content = inflated_member(archive, self._info(location)) if whole else None
+            with archive.open(location.member) if content is None else BytesIO(content) as member:
                 yield member  # type: ignore[misc]  # ZipExtFile is a BinaryIO in all but name
 
     def size_bytes(self, location: Location) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import resource
 import struct
+import tracemalloc
+import zipfile
 import zlib
 
+import numpy as np
 import pydicom
 import pytest
 from kills import small_series
 
-from etl.inflate import DEFLATED, inflated
+from etl.inflate import DEFLATED, inflated, inflated_member
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +94,53 @@ def test_a_stream_that_is_no_deflate_raises_zlibs_error(deflated_file):
     start = 144 + struct.unpack("<I", deflated_file[140:144])[0]
     with pytest.raises(zlib.error):
         inflated(io.BytesIO(deflated_file[:start] + b"\xff" * 100), limit_bytes=1 << 20)
+
+
+# --- members of zips ------------------------------------------------------------------------------------
+
+
+def zipped(path, content, **options):
+    with zipfile.ZipFile(path, "w", **{"compression": zipfile.ZIP_DEFLATED, **options}) as archive:
+        archive.writestr("before", b"x" * 100)
+        archive.writestr("a name/ü.dcm", content)
+    archive = zipfile.ZipFile(path)
+    return archive, archive.getinfo("a name/ü.dcm")
+
+
+@pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])
+def test_a_member_is_inflated_as_zipfile_does(tmp_path, size):
+    content = np.random.default_rng(size).integers(0, 50, size, np.uint8).tobytes()
+    archive, info = zipped(tmp_path / "z.zip", content)
+    with archive:
+        assert inflated_member(archive, info) == archive.read(info) == content
+
+
+@pytest.mark.parametrize("options", [{"compression": zipfile.ZIP_STORED}, {"compression": zipfile.ZIP_LZMA}])
+def test_other_kinds_of_members_are_left_to_zipfile(tmp_path, options):
+    archive, info = zipped(tmp_path / "z.zip", b"content", **options)
+    with archive:
+        assert inflated_member(archive, info) is None
+
+
+@pytest.mark.parametrize("at", [0, 0.3, 0.9])
+def test_a_damaged_member_is_refused(tmp_path, at):
+    content = np.random.default_rng(1).integers(0, 50, 50_000, np.uint8).tobytes()
+    archive, info = zipped(tmp_path / "z.zip", content)
+    archive.close()
+    damaged = bytearray((tmp_path / "z.zip").read_bytes())
+    damaged[info.header_offset + (0 if at == 0 else 60 + int(at * info.compress_size))] ^= 0x10
+    (tmp_path / "z.zip").write_bytes(damaged)
+    with zipfile.ZipFile(tmp_path / "z.zip") as archive, pytest.raises(zipfile.BadZipFile):
+        inflated_member(archive, info)
+
+
+def test_a_member_that_claims_less_than_it_holds_is_refused_and_not_held(tmp_path):
+    archive, info = zipped(tmp_path / "z.zip", bytes(100_000_000))
+    info.file_size = 1000
+    tracemalloc.start()
+    try:
+        with archive, pytest.raises(zipfile.BadZipFile, match="not what the zip's directory says"):
+            inflated_member(archive, info)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

@@ -47,6 +47,7 @@ HOMES = {
     "dask": {"graph", "stored"},
     "distributed": {"graph"},
     "imagecodecs": {"dicom"},
+    "isal": {"inflate"},
     "jinja2": {"report"},
     "numcodecs": {"encode", "store"},
     "pydicom": {
