@@ -211,7 +211,9 @@ def resample_stack(
         small[rows.outside] = outside
         small[:, columns.outside] = outside
         for k in np.flatnonzero(weights):
-            volume[k] += np.multiply(small, weights[k], out=scratch.array("scaled", small.shape, small.dtype))
+            # Where slices are taken as they are, the weight is 1.
+            part = small if weights[k] == 1 else np.multiply(small, weights[k], out=scratch.like("scaled", small))
+            volume[k] += part
     return volume
 
 
@@ -227,6 +229,10 @@ class _Scratch:
         if key not in self._arrays:
             self._arrays[key] = np.empty(shape, dtype)
         return self._arrays[key]
+
+    def like(self, name: str, other: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Give the array of a name in the shape and type of another."""
+        return self.array(name, other.shape, other.dtype)
 
 
 def _in_plane(

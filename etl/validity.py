@@ -93,16 +93,18 @@ class _NearestFill:
 
     def __init__(self) -> None:
         self._mask: NDArray[np.bool_] | None = None
-        self._from: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None
+        self._at: NDArray[np.intp] = np.empty(0, np.intp)
+        self._from: NDArray[np.intp] = np.empty(0, np.intp)
 
     def __call__(self, hu: NDArray[np.float32], padded: NDArray[np.bool_]) -> NDArray[np.float32]:
         if padded.all():
             return hu
         if self._mask is None or not np.array_equal(self._mask, padded):
             rows, columns = ndimage.distance_transform_edt(padded, return_distances=False, return_indices=True)
-            self._mask, self._from = padded, (rows[padded], columns[padded])
-        if self._from is not None:
-            hu[padded] = hu[self._from]
+            self._mask, self._at = padded, np.flatnonzero(padded)
+            # Flat positions: twice as quick as pairs, and this is done for every slice.
+            self._from = np.ravel_multi_index((rows[padded], columns[padded]), padded.shape)
+        np.put(hu, self._at, hu.take(self._from))
         return hu
 
 
