@@ -33,6 +33,7 @@ MEMORY_SHARE = 0.8
 MEMORY_RESOURCE = "MEMORY"
 MOST_TOGETHER = 16
 CONNECT_TIMEOUT_S = 10
+START_TIMEOUT_S = 60
 WORKER_PRELOAD = "etl.worker_preload"
 # Pickled calls do not cross versions of the first, which would hang, not fail; the others decide a volume's bytes.
 SAME_EVERYWHERE = (
@@ -46,6 +47,14 @@ SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.comm.retry.count": 3,
     "distributed.admin.system-monitor.gil.enabled": False,
+}
+LOCAL_SETTINGS = {
+    **SETTINGS,
+    "distributed.worker.preload": [WORKER_PRELOAD],
+    # A receipt may still lie in a worker that was killed; with 30 s a try and three more the run stood still for
+    # 97 s. The kernel answers for a process that is alive but busy, so a short wait blames nobody wrongly.
+    "distributed.comm.retry.count": 0,
+    "distributed.comm.timeouts.connect": "2s",
 }
 
 
@@ -224,10 +233,10 @@ def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator
         yield Pool(None)
         return
     with (
-        dask.config.set({**SETTINGS, "distributed.worker.preload": [WORKER_PRELOAD]}),
+        dask.config.set(LOCAL_SETTINGS),
         _quiet_libraries(),
         _start_local(workers) as cluster,
-        Client(cluster) as client,
+        Client(cluster, timeout=START_TIMEOUT_S) as client,
     ):
         yield Pool(client)
 
