@@ -249,6 +249,11 @@ def _reported(uid: str) -> Iterator[None]:
         TypeError,
     ) as error:
         raise SeriesError("undecodable", f"Pixel Data (7FE0,0010) cannot be decoded: {error}") from error
+    except BaseException as error:
+        # A decoder in Rust panics with this; it derives from BaseException alone, and no module exports it.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise SeriesError("undecodable", f"Pixel Data (7FE0,0010) makes the decoder panic: {error}") from error
 
 
 def _uid(slices: Slices, i: int) -> str:
