@@ -59,6 +59,10 @@ class ClusterError(EtlError):
     """The Dask cluster went away while the run was going on."""
 
 
+class DiskFullError(EtlError):
+    """The disk of the store takes nothing more; what comes next would fail too."""
+
+
 class StoreError(EtlError):
     """The store cannot be read, or holds something else than this package writes."""
 

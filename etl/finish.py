@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etl.config import Config
-from etl.errors import EtlError, UsageError
+from etl.errors import DiskFullError, EtlError, UsageError
 from etl.ledger import REPORT_NAME, Entry, count_outcomes, write_run
 from etl.progress import say
 from etl.provenance import FORMAT_VERSION
@@ -61,7 +61,7 @@ class Outcome:
     unchanged: tuple[Entry, ...]
     receipts: tuple[Receipt, ...]
     pending: int
-    """Series that were not reached."""
+    """Receipts of series that were not reached."""
     stopped: BaseException | None
     """What stopped the run before its end."""
     input_digest: str | None
@@ -83,7 +83,13 @@ def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float
         What stopped the run, once everything is written down.
     """
     recipe, scan, stopped = config.recipe(), outcome.scan, outcome.stopped
-    fingerprint, damaged = writer.finish(recipe, outcome.plan.default_series)
+    fingerprint: dict[str, Any] | None = None
+    damaged: list[str] = []
+    try:
+        fingerprint, damaged = writer.finish(recipe, outcome.plan.default_series)
+    except DiskFullError as error:
+        # The record may lie on another disk, and says what is finished.
+        stopped = stopped or error
     for prefix in damaged:
         say(f"{prefix} in the store is damaged and was left out; see ct-etl verify --repair", quiet=False)
     processed = (_confirmed(receipt.entry, writer) for receipt in outcome.receipts)

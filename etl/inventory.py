@@ -10,7 +10,7 @@ from typing import Any
 
 METADATA = "zarr.json"
 NODES = frozenset({"volume", "validity", "hu_histogram", "source"})
-# zarr's LocalStore writes a key under such a name first.
+# A key is written under such a name first, by us and by zarr's LocalStore alike.
 _PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
 _OWN_KEY = re.compile(
     r"zarr\.json"
@@ -77,7 +77,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file is one that zarr's LocalStore was writing."""
+    """Whether a file is one that was being written."""
     return _PARTIAL.fullmatch(name) is not None
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from etl.disk import write_durably
+
 Outcome = Literal["written", "unchanged", "excluded", "failed"]
 LEDGER_NAME = "ledger.jsonl"
 TOTALS_NAME = "run.json"
@@ -65,12 +67,15 @@ def write_run(run_dir: Path, entries: Sequence[Entry], totals: Mapping[str, Any]
     entries : sequence of Entry
     totals : mapping
         Plain JSON values for ``run.json``.
+
+    Raises
+    ------
+    DiskFullError
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(entry.to_json()) for entry in entries)
-    (run_dir / LEDGER_NAME).write_text("".join(f"{line}\n" for line in lines), "utf-8", errors="backslashreplace")
-    text = json.dumps(totals, indent=2, ensure_ascii=False)
-    (run_dir / TOTALS_NAME).write_text(f"{text}\n", "utf-8", errors="backslashreplace")
+    lines = "".join(f"{json.dumps(entry.to_json())}\n" for entry in entries)
+    text = f"{json.dumps(totals, indent=2, ensure_ascii=False)}\n"
+    for name, content in ((LEDGER_NAME, lines), (TOTALS_NAME, text)):
+        write_durably(run_dir / name, content.encode("utf-8", errors="backslashreplace"))
 
 
 def read_run(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:

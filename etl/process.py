@@ -18,7 +18,7 @@ from etl.convert import Converted, convert
 from etl.deadline import Abandoned, Caller
 from etl.dicom import read_slices
 from etl.encode import encode_series, ome_attributes, uid_array
-from etl.errors import SeriesError
+from etl.errors import DiskFullError, SeriesError
 from etl.hounsfield import AIR_HU, padding_mask, stored_values, to_hounsfield
 from etl.ledger import Entry
 from etl.plan import SeriesTask
@@ -34,6 +34,7 @@ class Receipt:
 
     entry: Entry
     traceback: str | None = None
+    disk_is_full: bool = False
 
 
 def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) -> Receipt:
@@ -58,6 +59,8 @@ def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) 
             receipt = Receipt(caller.call(partial(_write, task, config, store_path, lock_token)))
     except SeriesError as error:
         receipt = Receipt(task.entry.failed(error.code, str(error)))
+    except DiskFullError as error:
+        receipt = Receipt(task.entry.failed("internal-error", str(error)), disk_is_full=True)
     except TimeoutError as error:
         receipt = Receipt(task.entry.failed("unreadable", f"given up after time-limit-s: {error}"))
     except Exception as error:  # noqa: BLE001 - the one place: a run must outlive any series

@@ -26,7 +26,7 @@ FAILURES: dict[FailureCode, str] = {
     "too-large": "The volume needs more memory than is allowed.",
     "unreadable": "A file could not be read.",
     "worker-died": "The process working on it was killed, most often for lack of memory.",
-    "internal-error": "A defect in the program. Please report it.",
+    "internal-error": "A defect in the program (please report it), or the run was stopped before this series.",
 }
 
 EXCLUSIONS: dict[ExclusionCode, str] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from etl.config import Config
 from etl.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
-from etl.errors import ClusterError
+from etl.errors import ClusterError, DiskFullError
 from etl.finish import Outcome, RunResult, check_run_dir, conclude, preview
 from etl.graph import Pool, open_pool
 from etl.ledger import Entry
@@ -98,7 +98,8 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
             receipts, stopped = _process_all(pool, todo, config, store_path, lock)
         # The pool is closed: no worker of ours publishes any more.
         lock.check()
-        outcome = Outcome(plan, scan, tuple(unchanged), tuple(receipts), len(todo) - len(receipts), stopped, state)
+        receipts, pending = _accounted(todo, receipts, writer)
+        outcome = Outcome(plan, scan, tuple(unchanged), tuple(receipts), pending, stopped, state)
         result = conclude(outcome, writer, config, start)
     if pseudonyms is not None and config.deidentify_map is not None:
         write_mapping(Path(config.deidentify_map), pseudonyms)
@@ -155,7 +156,40 @@ def _process_all(
                 )
                 receipts.append(receipt)
                 meter.advance(byte_count=task.entry.bytes_in, failed=receipt.entry.outcome == "failed")
-    except (KeyboardInterrupt, ClusterError) as stopped:
+                if receipt.disk_is_full:
+                    raise DiskFullError(receipt.entry.detail or "")
+    except (KeyboardInterrupt, ClusterError, DiskFullError) as stopped:
         say("stopped: finished series stay in the store, the next run goes on from here", quiet=config.quiet)
         return receipts, stopped
     return receipts, None
+
+
+def _accounted(tasks: list[SeriesTask], receipts: list[Receipt], writer: StoreWriter) -> tuple[list[Receipt], int]:
+    """Give every task a receipt that says what is in the store, and the number of those that were not reached.
+
+    A worker that died, or was stopped, may have published before it could say so.
+    """
+    by_key = {(r.entry.patient_key, r.entry.series_key): r for r in receipts}
+    accounted, pending = [], 0
+    for task in tasks:
+        receipt = by_key.get((task.entry.patient_key, task.entry.series_key))
+        if receipt is None or receipt.entry.reason == "worker-died":
+            if _is_there(task, writer):
+                receipt = Receipt(_as_written(task.entry, writer))
+            elif receipt is None:
+                detail = "not reached: the run was stopped before it; the next run goes on here"
+                receipt = Receipt(task.entry.failed("internal-error", detail))
+                pending += 1
+        accounted.append(receipt)
+    return accounted, pending
+
+
+def _as_written(entry: Entry, writer: StoreWriter) -> Entry:
+    published = writer.published(entry.patient_key, entry.series_key) or {}
+    folder = Path(writer.path, entry.patient_key, entry.series_key)
+    return replace(
+        entry,
+        outcome="written",
+        warnings=tuple(published["ct_etl"]["qc"]["warnings"]),
+        bytes_out=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+    )

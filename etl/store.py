@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.core.buffer import Buffer
 
-from etl.disk import clear_leftovers, flush, has_chunks, has_content
-from etl.errors import StoreConflictError, StoreError, UsageError
+from etl import disk
+from etl.errors import DiskFullError, StoreConflictError, StoreError, UsageError
 from etl.fingerprint import fingerprint
-from etl.inventory import NODES, is_partial
+from etl.inventory import METADATA, NODES, is_partial
 from etl.provenance import FORMAT_VERSION, json_digest, software_versions
 
-METADATA = "zarr.json"
 SOURCE_ARRAYS = ("sop_instance_uid", "position_mm", "instance_number")
 
 
@@ -42,7 +38,6 @@ class StoreWriter:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._store = LocalStore(path)
 
     def check(self, recipe: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
         """Tell whether a run with this configuration may write here; writes nothing.
@@ -62,8 +57,7 @@ class StoreWriter:
         path = Path(self.path)
         if path.exists() and not path.is_dir():
             raise UsageError(f"store {self.path!r} is a file; a folder is needed")
-        # zarr's LocalStore makes its folder on first use, even to read.
-        root = self._get_json(METADATA) if path.is_dir() else None
+        root = self._get_json(METADATA)
         if root is None:
             if (path / METADATA).is_file() and not overwrite:
                 raise UsageError(f"store {self.path!r} has a damaged {METADATA}; restore it, or use --overwrite")
@@ -90,12 +84,12 @@ class StoreWriter:
             As `check`.
         """
         root = self.check(recipe, overwrite=overwrite)
-        clear_leftovers(Path(self.path))
+        disk.clear_leftovers(Path(self.path))
         if root is not None and overwrite:
-            self._remove()
+            disk.remove_store(Path(self.path))
             root = None
         if root is None:
-            self._put_json(METADATA, _group(_sealed(_root_attributes(recipe))))
+            self._put_root(_group(_sealed(_root_attributes(recipe))))
 
     def withdraw_consolidated(self) -> None:
         """Take the consolidated metadata out of the root before volumes change under it.
@@ -104,7 +98,7 @@ class StoreWriter:
         """
         root = self._node("")
         if root.pop("consolidated_metadata", None) is not None:
-            self._put_json(METADATA, root)
+            self._put_root(root)
 
     def published(self, patient_key: str, series_key: str) -> dict[str, Any] | None:
         """Give the attributes of a published series; None where there is none."""
@@ -121,21 +115,30 @@ class StoreWriter:
         -------
         int
             Bytes written.
+
+        Raises
+        ------
+        DiskFullError
         """
-        prefix = f"{patient_key}/{series_key}"
-        sync(self._store.delete(f"{prefix}/{METADATA}"))
-        sync(self._store.delete_dir(prefix))
-        for key, buffer in keys.items():
-            if key == METADATA:
-                # After a power cut the metadata must not be there without the chunks it describes.
-                flush(Path(self.path, prefix, other) for other in keys if other != METADATA)
-            sync(self._store.set(f"{prefix}/{key}", buffer))
-        flush([Path(self.path, prefix, METADATA)])
+        series = Path(self.path, patient_key, series_key)
+        disk.take_back(series)
+        try:
+            for key, buffer in keys.items():
+                if key == METADATA:
+                    # After a power cut the metadata must not be there without the chunks it describes.
+                    disk.flush_folders((series / other for other in keys if other != METADATA), Path(self.path))
+                disk.write_durably(series / key, buffer.as_buffer_like())
+            disk.flush_folders([series / METADATA], series)
+        except (OSError, DiskFullError):
+            # What is there of it would only take space from others.
+            with suppress(OSError):
+                disk.take_back(series)
+            raise
         return sum(len(buffer) for buffer in keys.values())
 
     def root_digest(self) -> str | None:
         """Give the SHA-256 of the root's metadata, which names every series by the digest of all its bytes."""
-        content = self._read(METADATA)
+        content = disk.read_if_there(Path(self.path, METADATA))
         return None if content is None else hashlib.sha256(content).hexdigest()
 
     def is_whole(self, patient_key: str, series_key: str) -> bool:
@@ -144,7 +147,7 @@ class StoreWriter:
         arrays = [prefix / name for name in ("volume", "hu_histogram", *(f"source/{n}" for n in SOURCE_ARRAYS))]
         if (prefix / "validity").is_dir():
             arrays.append(prefix / "validity")
-        return all(has_content(array / METADATA) and has_chunks(array / "c") for array in arrays)
+        return all(disk.has_content(array / METADATA) and disk.has_chunks(array / "c") for array in arrays)
 
     def finish(
         self, recipe: Mapping[str, Any], default_series: Mapping[str, str]
@@ -191,7 +194,8 @@ class StoreWriter:
             "must_understand": False,
             "metadata": {key: nodes[key] for key in sorted(nodes)},
         }
-        self._put_json(METADATA, root)
+        disk.flush_folders((Path(self.path, key, METADATA) for key in nodes if "/" not in key), Path(self.path))
+        self._put_root(root)
         return summary, damaged
 
     def _series_nodes(self, prefix: str) -> dict[str, Any] | None:
@@ -227,7 +231,7 @@ class StoreWriter:
         return node
 
     def _histogram(self, prefix: str) -> NDArray[np.uint32]:
-        content = self._read(f"{prefix}/hu_histogram/c/0")
+        content = disk.read_if_there(Path(self.path, f"{prefix}/hu_histogram/c/0"))
         if content is None:
             raise StoreError(f"{prefix}/hu_histogram has no chunk")
         return np.frombuffer(numcodecs.blosc.decompress(content), "<u4")
@@ -237,22 +241,9 @@ class StoreWriter:
         folder = Path(self.path, prefix)
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
 
-    def _remove(self) -> None:
-        """Take the old store away in one step; it is never there by half."""
-        doomed = Path(self.path).with_name(f".{Path(self.path).name}.{uuid.uuid4().hex}.removed")
-        Path(self.path).rename(doomed)
-        shutil.rmtree(doomed)
-
-    def _read(self, key: str) -> bytes | None:
-        # Not by zarr's store: its event loop takes 0.4 ms a key, of which the end of a run reads six a series.
-        try:
-            return Path(self.path, key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
-
     def _get_json(self, key: str) -> dict[str, Any] | None:
         """Read metadata; None where it is absent, empty or no JSON object, as a power cut may leave it."""
-        content = self._read(key)
+        content = disk.read_if_there(Path(self.path, key))
         if content is None:
             return None
         try:
@@ -264,8 +255,12 @@ class StoreWriter:
     def _put_json(self, key: str, value: Mapping[str, Any]) -> None:
         # Compact: the standard library indents in Python, ten times slower.
         content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
-        if self._read(key) != content:
-            sync(self._store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
+        if disk.read_if_there(Path(self.path, key)) != content:
+            disk.write_durably(Path(self.path, key), content)
+
+    def _put_root(self, value: Mapping[str, Any]) -> None:
+        self._put_json(METADATA, value)
+        disk.flush_folders([Path(self.path, METADATA)], Path(self.path).parent)
 
 
 def _group(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import zarr
-from zarr.storage import LocalStore
 
+import etl.disk
 from etl.encode import encode_series
 from etl.errors import StoreConflictError, UsageError
 from etl.store import StoreWriter
@@ -42,18 +42,18 @@ def writer(path):
 
 @pytest.fixture
 def dying_after(monkeypatch):
-    """Make the machine die once so many keys have been set."""
+    """Let writing fail once so many keys have been written."""
 
     def after(count):
-        left, whole = [count], LocalStore.set
+        left, whole = [count], etl.disk.write_durably
 
-        async def set_or_die(self, key, value):
+        def write_or_fail(path, content):
             if left[0] == 0:
                 raise OSError("power failure")
             left[0] -= 1
-            await whole(self, key, value)
+            whole(path, content)
 
-        monkeypatch.setattr(LocalStore, "set", set_or_die)
+        monkeypatch.setattr(etl.disk, "write_durably", write_or_fail)
 
     yield after
     monkeypatch.undo()
@@ -125,14 +125,14 @@ def test_overwrite_takes_the_old_store_away_whole(writer, path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_metadata_of_a_series_is_its_last_key(writer, monkeypatch):
-    keys, whole = [], LocalStore.set
+def test_the_metadata_of_a_series_is_its_last_key(writer, path, monkeypatch):
+    keys, whole = [], etl.disk.write_durably
 
-    async def listed(self, key, value):
-        keys.append(key)
-        await whole(self, key, value)
+    def listed(target, content):
+        keys.append(target.relative_to(path).as_posix())
+        whole(target, content)
 
-    monkeypatch.setattr(LocalStore, "set", listed)
+    monkeypatch.setattr(etl.disk, "write_durably", listed)
     writer.publish("P1", "0001-a", encoded())
     assert keys[-1] == "P1/0001-a/zarr.json"
     chunks = [i for i, key in enumerate(keys) if "/volume/c/" in key]
