@@ -20,6 +20,7 @@ from distributed.system import MEMORY_LIMIT
 from distributed.versions import VersionMismatchWarning
 
 from etl.errors import ClusterError, UsageError
+from etl.versions import PACKAGES, refuse_other_versions
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,11 +36,6 @@ MOST_TOGETHER = 16
 CONNECT_TIMEOUT_S = 10
 START_TIMEOUT_S = 60
 WORKER_PRELOAD = "etl.worker_preload"
-# Pickled calls do not cross versions of the first, which would hang, not fail; the others decide a volume's bytes.
-SAME_EVERYWHERE = (
-    *("python", "dask", "distributed"),
-    *("etl", "numpy", "scipy", "pydicom", "zarr", "numcodecs", "imagecodecs", "pylibjpeg"),
-)
 SETTINGS = {
     # What kills its worker is tried once more, but alone, when all else is done: see Pool.map.
     "distributed.scheduler.allowed-failures": 0,
@@ -291,16 +287,5 @@ def _connect(address: str) -> Iterator[Client]:
             client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         except TimeoutError as error:
             raise UsageError(f"scheduler {address!r} has no workers") from error
-        _refuse_other_versions(client)
+        refuse_other_versions(cast(dict[str, Any], client.get_versions(packages=list(PACKAGES))))
         yield client
-
-
-def _refuse_other_versions(client: Client) -> None:
-    found = cast(dict[str, Any], client.get_versions(packages=list(SAME_EVERYWHERE[3:])))
-    here = found["client"]["packages"]
-    for worker, node in found["workers"].items():
-        there = node["packages"]
-        differing = [name for name in SAME_EVERYWHERE if there.get(name) != here.get(name)]
-        if differing:
-            named = ", ".join(f"{name} {there.get(name)} there, {here.get(name)} here" for name in differing)
-            raise UsageError(f"worker {worker} differs from this process: {named}")

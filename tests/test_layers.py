@@ -28,7 +28,7 @@ LAYERS = {
     3: {
         "attributes", "identity", "headers", "assemble", "sources", "scan", "dicom", "select", "checks",
         "default_series", "encode", "store", "ledger", "catalogue", "stored_metadata", "stored", "inflate",
-        "inventory", "lock", "deidentify", "disk",
+        "inventory", "lock", "deidentify", "disk", "versions",
     },
     4: {"plan", "process"},
     5: {"graph"},
