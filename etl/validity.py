@@ -104,7 +104,9 @@ class _NearestFill:
             self._mask, self._at = padded, np.flatnonzero(padded)
             # Flat positions: twice as quick as pairs, and this is done for every slice.
             self._from = np.ravel_multi_index((rows[padded], columns[padded]), padded.shape)
-        np.put(hu, self._at, hu.take(self._from))
+        hu = np.ascontiguousarray(hu)
+        flat = hu.reshape(-1)
+        flat[self._at] = flat.take(self._from)
         return hu
 
 
