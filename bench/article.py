@@ -1,12 +1,12 @@
 """The recipe this project was conceived from, with slices sorted by position: the reference of the benchmark.
 
 Read with pydicom, stack, mask padding, rescale, `scipy.ndimage.zoom` by (1, .5, .5), window, centre, save with
-zarr's defaults. One process, one series after the other.
+zarr's defaults. One process, one series after the other; ``--series N``: the first N patients only.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +33,17 @@ def convert_series(folder: Path, group: zarr.Group) -> None:
     group[str(slices[0].PatientID)] = volume.astype(np.float32)
 
 
-if __name__ == "__main__":
-    source, store = sys.argv[1:]
-    root = zarr.open_group(store, mode="w")
-    for patient in sorted(Path(source).iterdir()):
+def main() -> None:
+    """Convert the patients of a folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("store")
+    parser.add_argument("--series", type=int)
+    options = parser.parse_args()
+    root = zarr.open_group(options.store, mode="w")
+    for patient in sorted(options.source.iterdir())[: options.series]:
         convert_series(patient, root)
+
+
+if __name__ == "__main__":
+    main()

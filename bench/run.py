@@ -1,100 +1,109 @@
-"""Measure this project side by side with the article's recipe, as whole processes.
+"""Measure this project beside other programs; print one table and write every measurement to a JSON file.
 
-Figures are CPU seconds (user + system, children included), page cache warm. The two commands take turns, so a
-machine that drifts slows both; what is reported is the median of the ratios.
+Figures are CPU seconds (user + system, children included), page cache warm, unless a row says otherwise.
+Commands take turns, so a machine that drifts slows them alike; what is shown is the median over the rounds. Each
+section stands alone (``--only``) and replaces its own part of the results file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import resource
-import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
-from etl.phantom_cohort import write_benchmark
+import against
+import compressed
+import footprint
+import scale
+from measure import ROOT, CommandError
+from session import Session
+from table import Section, load, markdown, merge, text_lines
 
-HERE = Path(__file__).parent
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def measure(command: list[str]) -> tuple[float, float]:
-    """Run a command to its end; give CPU seconds, children included, and wall seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
-
-
-def folder_bytes(folder: Path) -> int:
-    """Sum the sizes of the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+SECTIONS: dict[str, Callable[[Session], Section]] = {
+    **against.SECTIONS,
+    **footprint.SECTIONS,
+    **scale.SECTIONS,
+    **compressed.SECTIONS,
+}
+PEERS = ROOT / ".venv-peers/bin/python"
 
 
-def main() -> None:
-    """Build the input, take turns, print the table, write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--series", type=int, default=4)
-    parser.add_argument("--slices", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, default=Path("bench/results.json"))
+def main() -> int:
+    """Run the sections asked for; 1 if one of them broke."""
+    options = _options()
+    if options.markdown:
+        print(markdown(load(options.json), list(SECTIONS)))
+        return 0
+    broken = 0
+    with tempfile.TemporaryDirectory(prefix="ct-etl-bench-", dir=options.scratch) as scratch:
+        session = _session(options, Path(scratch))
+        for name in options.only:
+            print(f"--- {name}", flush=True)
+            try:
+                section = SECTIONS[name](session)
+            except CommandError as error:
+                broken += 1
+                print(f"{name} is not measured: {error}", file=sys.stderr)
+                continue
+            merge(options.json, name, section, session.describe())
+            print("\n".join(text_lines(section.rows)), flush=True)
+    return 1 if broken else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=_names, default=list(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--rounds", type=int, help="turns of each command  [5; quick: 1]")
+    parser.add_argument("--series", type=int, help="series that start-up is spread over  [20; quick: 4]")
+    parser.add_argument("--slow-series", type=int, help="series a slow program converts a round  [4; quick: 1]")
+    parser.add_argument("--slices", type=int, help="slices 512x512 of a series  [256; quick: 64]")
+    parser.add_argument("--planned", type=int, help="series of the section driver  [1000; quick: 100]")
+    parser.add_argument("--quick", action="store_true", help="small and few, only to see that it works")
+    parser.add_argument("--input", type=Path, help="folder of patients with --slices slices each, made before")
+    parser.add_argument(
+        "--peers", type=Path, default=PEERS, help="interpreter with the peers  [.venv-peers, if made]"
+    )
+    parser.add_argument("--scratch", type=Path, help="where inputs and stores go  [the system's temporary folder]")
+    parser.add_argument("--json", type=Path, default=ROOT / "bench/results.json", help="results file")
+    parser.add_argument(
+        "--markdown", action="store_true", help="only print the results file as the README's table"
+    )
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        results = compare(Path(scratch), options.series, options.slices, options.rounds)
-    options.json.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{options.series} series of {options.slices} slices 512x512, median of {options.rounds} rounds")
-    print(f"{'what':<24}{'CPU s a series':>16}{'article / this':>16}{'MB on disk':>12}")
-    for row in results["rows"]:
-        print(f"{row['what']:<24}{row['cpu_s']:>16.3f}{row['article_ratio']:>16.1f}{row['megabytes']:>12.1f}")
+    for name, full, quick in (
+        ("rounds", 5, 1),
+        ("series", 20, 4),
+        ("slow_series", 4, 1),
+        ("slices", 256, 64),
+        ("planned", 1000, 100),
+    ):
+        if getattr(options, name) is None:
+            setattr(options, name, quick if options.quick else full)
+    return options
 
 
-def compare(scratch: Path, series: int, slices: int, rounds: int) -> dict[str, object]:
-    """Take turns between the article's recipe and this project's presets."""
-    source = scratch / "dicom"
-    write_benchmark(source, series, slices, 0)
-    target = scratch / "out.zarr"
+def _names(given: str) -> list[str]:
+    unknown = set(given.split(",")) - set(SECTIONS)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: allowed are {', '.join(SECTIONS)}")
+    return given.split(",")
 
-    def run_etl(preset: str) -> list[str]:
-        options = ["--preset", preset, "--workers", "0", "--quiet"]
-        return [sys.executable, "-m", "etl", "run", str(source), str(target), *options]
 
-    commands: dict[str, Callable[[], list[str]]] = {
-        "article's recipe": lambda: [sys.executable, str(HERE / "article.py"), str(source), str(target)],
-        "ct-etl, article": lambda: run_etl("article"),
-        "ct-etl, head-ct": lambda: run_etl("head-ct"),
-    }
-    cpu: dict[str, list[float]] = {name: [] for name in commands}
-    size: dict[str, int] = {}
-    for _ in range(rounds):
-        for name, command in commands.items():
-            shutil.rmtree(target, ignore_errors=True)
-            cpu[name].append(measure(command())[0] / series)
-            size[name] = folder_bytes(target)
-    reference = cpu["article's recipe"]
-    rows = [
-        {
-            "what": name,
-            "cpu_s": statistics.median(seconds),
-            "article_ratio": statistics.median(a / b for a, b in zip(reference, seconds, strict=True)),
-            "megabytes": size[name] / series / 1e6,
-        }
-        for name, seconds in cpu.items()
-    ]
-    versions = {name: metadata.version(name) for name in ("ct-etl", "numpy", "scipy", "zarr", "pydicom", "dask")}
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    return {"rows": rows, "versions": versions, "python": platform.python_version(), "machine": machine}
+def _session(options: argparse.Namespace, scratch: Path) -> Session:
+    return Session(
+        scratch=scratch,
+        rounds=options.rounds,
+        series=options.series,
+        slow_series=min(options.slow_series, options.series),
+        slices=options.slices,
+        planned_series=options.planned,
+        quick=options.quick,
+        # Without an environment of theirs, perhaps some of them are installed beside this project.
+        peers=options.peers if options.peers.exists() else Path(sys.executable),
+        given=options.input,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
