@@ -8,6 +8,7 @@ ARGS ?=
 
 override VENV := $(patsubst %/,%,$(VENV))
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 CODE := etl tests $(wildcard bench)
 
 export INPUT STORE PRESET SCHEDULER DEMO
@@ -26,7 +27,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test lint bench clean constraints FORCE
+.PHONY: help venv etl test lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -39,6 +40,7 @@ help:
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
 	@echo 'make bench         measure speed and memory (ARGS="options of bench/run.py")'
+	@echo 'make bench-peers   install the programs that the benchmark compares with into $(PEERS) (some gigabytes)'
 	@echo 'make venv          only create the environment $(VENV), as on a worker host'
 	@echo 'make constraints   pin the newest versions for this Python anew'
 	@echo 'make clean         remove the environment, the demo and caches; never an INPUT or STORE'
@@ -124,6 +126,11 @@ lint: $(VENV)/.ready-lint
 bench: $(VENV)/.ready-run
 	$(BIN)/python bench/run.py $(ARGS)
 
+# In an environment of their own: their pins are not this project's. bench/run.py looks for it there.
+bench-peers:
+	"$(PYTHON)" -m venv '$(PEERS)'
+	'$(PEERS)/bin/python' -m pip install --quiet --disable-pip-version-check -r bench/peers.txt
+
 # --- upkeep ---------------------------------------------------------------------------------------------
 
 # Only what these targets made: a store of one's own under demo/ stays, as does an environment elsewhere.
@@ -132,6 +139,7 @@ clean:
 		/*|*..*) echo 'VENV=$(VENV) is outside the checkout; it is left alone' >&2 ;; \
 		*) if [ -e '$(VENV)/pyvenv.cfg' ] || [ -e '$(INCOMPLETE)' ]; then rm -rf '$(VENV)'; fi; rm -rf '$(VENV).old' ;; \
 	esac
+	@if [ -e '$(PEERS)/pyvenv.cfg' ]; then rm -rf '$(PEERS)'; fi
 	rm -rf demo/dicom demo/.dicom.partial demo/store.zarr demo/store.runs
 	@if [ -d demo ] && [ ! -L demo ]; then rmdir demo 2>/dev/null || echo 'demo/ holds more than the demo; the rest is left alone' >&2; fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from measure import Command, Usage, environment, median_ratio, take_turns
+from measure import Usage, environment, median_ratio, take_turns
 from session import Session
 from table import Row, Section
 
@@ -30,17 +30,16 @@ TARGETS = {"simpleitk": 0.8, "torchio": 0.2, "monai": 0.2, "nnunet": 0.1}
 
 def against_article(session: Session) -> Section:
     """Compare the preset `article` with the article's own recipe."""
-    recipe = [session.script("article.py", session.phantom(session.series), session.target / "recipe.zarr")]
-    commands = {
-        "ct-etl": session.run_etl(session.phantom(session.series), "article"),
-        "recipe, start-up": [*recipe[0], "--series", "0"],
-        "recipe": [*recipe[0], "--series", str(session.slow_series)],
-    }
+    source = session.phantom(session.series)
+    commands = {"ct-etl": session.run_etl(source, "article")}
+    for count in (1, session.slow_series):
+        arguments = (source, session.target / "recipe.zarr", "--series", count)
+        commands[f"recipe, {count} series"] = session.script("article.py", *arguments)
     section = Section()
     taken = take_turns(commands, session.rounds, session.clear)
     section.keep(taken)
     own = [usage.cpu_s / session.series for usage in taken["ct-etl"]]
-    theirs = spread(session, taken["recipe, start-up"], taken["recipe"])
+    theirs = spread(session, taken["recipe, 1 series"], taken[f"recipe, {session.slow_series} series"])
     section.rows = [
         Row("article preset, CPU / the article's own recipe", median_ratio(own, theirs), "x", 1 / 10),
         *_seconds(session, "article preset", own, "the article's recipe", theirs),
@@ -78,48 +77,44 @@ def against_peer(name: str, session: Session) -> Section:
         return Section([Row(what, None, "x", TARGETS[name], note=f"not installed: {', '.join(missing)}")])
     source = session.phantom(session.series)
     # SimpleITK is quick enough to convert them all.
-    series = session.series if name == "simpleitk" else session.slow_series
-    commands: dict[str, Command] = {
-        "ct-etl": session.run_etl(source),
-        "peer, start-up": session.peer(name, source, 0),
-        "peer": session.peer(name, source, series),
-    }
+    counts = [session.series] if name == "simpleitk" else [1, session.slow_series]
+    commands = {"ct-etl": session.run_etl(source)}
+    commands |= {f"{name}, {count} series": session.peer(name, source, count) for count in counts}
     section = Section()
     taken = take_turns(commands, session.rounds, session.clear)
     section.keep(taken)
     own = [usage.cpu_s / session.series for usage in taken["ct-etl"]]
-    theirs = spread(session, taken["peer, start-up"], taken["peer"], series)
+    first, last = taken[f"{name}, {counts[0]} series"], taken[f"{name}, {counts[-1]} series"]
+    if name == "simpleitk":
+        theirs = [usage.cpu_s / session.series for usage in last]
+    else:
+        theirs = spread(session, first, last)
     section.rows = [
         Row(what, median_ratio(own, theirs), "x", TARGETS[name]),
-        *_seconds(session, "default preset", own, name, theirs, series),
+        *_seconds(session, "default preset", own, name, theirs),
     ]
     return section
 
 
-def spread(
-    session: Session, start_up: Sequence[Usage], whole: Sequence[Usage], series: int | None = None
-) -> list[float]:
-    """Give CPU seconds a series as if all `session.series` had been converted by one process.
+def spread(session: Session, one: Sequence[Usage], several: Sequence[Usage]) -> list[float]:
+    """Give CPU seconds a series as if one process had converted all `session.series`.
 
-    A slow program converts fewer of them a round; its start-up, measured without any series, weighs as it would
-    then, not more.
+    A slow program converts `session.slow_series` a round. A further series costs the slope from one to these; the
+    rest of what one costs is start-up, what is imported by the first use included, and weighs as over all.
     """
-    count = series or session.slow_series
-    return [
-        (two.cpu_s - one.cpu_s) / count + one.cpu_s / session.series
-        for one, two in zip(start_up, whole, strict=True)
-    ]
+    seconds = []
+    for first, last in zip(one, several, strict=True):
+        slope = (last.cpu_s - first.cpu_s) / (session.slow_series - 1)
+        seconds.append(slope + (first.cpu_s - slope) / session.series)
+    return seconds
 
 
-def _seconds(
-    session: Session, own: str, own_s: list[float], other: str, other_s: list[float], series: int | None = None
-) -> list[Row]:
-    converted = series or session.slow_series
-    corrected = f"{converted} converted a round, start-up spread as over {session.series}"
-    note = corrected if converted < session.series and other != "dcm2niix -z n" else ""
+def _seconds(session: Session, own: str, own_s: list[float], other: str, other_s: list[float]) -> list[Row]:
+    is_spread = other not in ("dcm2niix -z n", "simpleitk")
+    note = f"1 and {session.slow_series} converted a round, start-up spread as over {session.series}"
     return [
         Row(f"    {own}, CPU a series over {session.series}", statistics.median(own_s), "s"),
-        Row(f"    {other}, CPU a series", statistics.median(other_s), "s", note=note),
+        Row(f"    {other}, CPU a series", statistics.median(other_s), "s", note=note if is_spread else ""),
     ]
 
 

@@ -1,6 +1,6 @@
 """Convert series with another program, one after the other in one process; run by the peers' interpreter.
 
-``peers.py NAME SOURCE TARGET --series N`` converts the first N patients; 0 only starts up.
+``peers.py NAME SOURCE TARGET --series N`` converts the first N patients.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", type=_names, default=list(SECTIONS), help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--rounds", type=int, help="turns of each command  [5; quick: 1]")
     parser.add_argument("--series", type=int, help="series that start-up is spread over  [20; quick: 4]")
-    parser.add_argument("--slow-series", type=int, help="series a slow program converts a round  [4; quick: 1]")
+    parser.add_argument(
+        "--slow-series", type=int, help="series a slow program converts a round  at least 2  [4; quick: 2]"
+    )
     parser.add_argument("--slices", type=int, help="slices 512x512 of a series  [256; quick: 64]")
     parser.add_argument("--planned", type=int, help="series of the section driver  [1000; quick: 100]")
     parser.add_argument("--quick", action="store_true", help="small and few, only to see that it works")
@@ -74,7 +76,7 @@ def _options() -> argparse.Namespace:
     for name, full, quick in (
         ("rounds", 5, 1),
         ("series", 20, 4),
-        ("slow_series", 4, 1),
+        ("slow_series", 4, 2),
         ("slices", 256, 64),
         ("planned", 1000, 100),
     ):
@@ -95,7 +97,7 @@ def _session(options: argparse.Namespace, scratch: Path) -> Session:
         scratch=scratch,
         rounds=options.rounds,
         series=options.series,
-        slow_series=min(options.slow_series, options.series),
+        slow_series=max(2, min(options.slow_series, options.series)),
         slices=options.slices,
         planned_series=options.planned,
         quick=options.quick,
