@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +56,7 @@ def measure(command: Command) -> Usage:
     CommandError
         It failed; the end of what it wrote is in the message.
     """
+    warm(Path(part) for part in command)
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -72,6 +73,16 @@ def measure(command: Command) -> Usage:
         if process.returncode != 0:
             raise CommandError(f"{' '.join(command)}: exit status {process.returncode}\n{_end_of(output)}")
     return Usage(usage.ru_utime + usage.ru_stime, wall_s, usage.ru_maxrss * 1024 / 1e6)
+
+
+def warm(paths: Iterable[Path]) -> None:
+    """Read what lies in folders, so that what was put out of the page cache meanwhile is there again."""
+    buffer = bytearray(1 << 20)
+    for path in (file for folder in paths if folder.is_dir() for file in folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb", buffering=0) as stream:
+                while stream.readinto(buffer):
+                    pass
 
 
 def take_turns(

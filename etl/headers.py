@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -50,7 +51,8 @@ HEADER_KEYWORDS = (
     "TemporalPositionIdentifier",
     "TriggerTime",
 )
-HEADER_TAGS = tuple(Tag(keyword) for keyword in HEADER_KEYWORDS)
+HEADER_TAGS = {int(tag): tag for tag in (Tag(keyword) for keyword in HEADER_KEYWORDS)}
+HEADER_SEQUENCES = frozenset(number for number, tag in HEADER_TAGS.items() if dictionary_VR(tag) == "SQ")
 # Far above any scan; each frame costs a row.
 MOST_FRAMES = 100_000
 
@@ -58,6 +60,7 @@ MOST_FRAMES = 100_000
 def rows_of(
     dataset: Dataset,
     *,
+    transfer_syntax_uid: str,
     location: Location,
     source_name: str,
     folder: str,
@@ -72,6 +75,8 @@ def rows_of(
     ----------
     dataset : Dataset
         Parsed with `HEADER_KEYWORDS`, without pixels.
+    transfer_syntax_uid : str
+        (0002,0010); empty where there is no file meta group.
     location : Location
     source_name : str
         Stands for the patient where Patient ID (0010,0020) is absent or empty.
@@ -86,7 +91,7 @@ def rows_of(
     frames = max(1, whole(dataset, "NumberOfFrames", 1))
     shared = _first(value(dataset, "SharedFunctionalGroupsSequence"))
     per_frame = value(dataset, "PerFrameFunctionalGroupsSequence") or ()
-    pixel_format = _pixel_format(dataset, frames)
+    pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
     own_uid = text(dataset, "SOPInstanceUID")[:LONGEST_UID] or substitute_uid(identity.series, location.member)
     if frames > MOST_FRAMES:
         raise ValueError(f"Number of Frames (0028,0008) is {frames}; allowed are {MOST_FRAMES}")
@@ -140,9 +145,7 @@ def _stack_key(
     )
 
 
-def _pixel_format(dataset: Dataset, frames: int) -> PixelFormat:
-    meta = getattr(dataset, "file_meta", None)
-    syntax = text(meta, "TransferSyntaxUID") if meta is not None else ""
+def _pixel_format(dataset: Dataset, syntax: str, frames: int) -> PixelFormat:
     if not syntax:
         implicit, little = dataset.original_encoding
         syntax = "1.2.840.10008.1.2" if implicit else f"1.2.840.10008.1.2.{1 if little else 2}"

@@ -18,13 +18,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
-from pydicom.uid import UID
 
 from etl.assemble import SliceRow, build_stack, join_stacks
 from etl.attributes import text
 from etl.deadline import Abandoned, Caller
-from etl.headers import HEADER_TAGS, rows_of
+from etl.headers import HEADER_SEQUENCES, HEADER_TAGS, rows_of
 from etl.inflate import DEFLATED, inflated
+from etl.quick_header import Header, read_quick_header
 from etl.sources import Opener, Source, list_members, nested_archive
 from etl.stack import Location, Stack, StackKey
 
@@ -146,30 +146,39 @@ def _read_rows(
         if not has_magic and not _may_lack_preamble(start):
             raise InvalidDicomError
         stream.seek(0)
-        content = inflated(stream, limit_bytes=limits.file_bytes) if has_magic else stream
+        header = read_quick_header(stream, HEADER_TAGS, HEADER_SEQUENCES) if has_magic else None
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter("ignore")
-            dataset = dcmread(
-                content, stop_before_pixels=True, force=not has_magic, specific_tags=list(HEADER_TAGS)
-            )
-            if not has_magic and ("SOPClassUID" not in dataset or "Modality" not in dataset):
-                raise InvalidDicomError
-            offset, length = _pixel_position(content, dataset)
-            if offset < 0 and _is_image(dataset):
-                raise EOFError("the file ends before Pixel Data (7FE0,0010)")
-            if content is not stream:
-                dataset.file_meta.TransferSyntaxUID = UID(DEFLATED)
+            if header is None:
+                stream.seek(0)
+                header = _read_header(stream, limits, has_magic=has_magic)
             folder = str(PurePosixPath(location.member.replace("\\", "/")).parent)
             return rows_of(
-                dataset,
+                header.dataset,
+                transfer_syntax_uid=header.transfer_syntax_uid,
                 location=location,
                 source_name=source_name,
                 folder=folder,
-                pixel_offset=offset,
-                pixel_length=length,
+                pixel_offset=header.pixel_offset,
+                pixel_length=header.pixel_length,
                 file_bytes=file_bytes,
                 crc32=opener.crc32(location),
             )
+
+
+def _read_header(stream: BinaryIO, limits: Limits, *, has_magic: bool) -> Header:
+    """Read a header as pydicom does, whatever kind of file it is."""
+    content = inflated(stream, limit_bytes=limits.file_bytes) if has_magic else stream
+    dataset = dcmread(
+        content, stop_before_pixels=True, force=not has_magic, specific_tags=list(HEADER_TAGS.values())
+    )
+    if not has_magic and ("SOPClassUID" not in dataset or "Modality" not in dataset):
+        raise InvalidDicomError
+    offset, length = _pixel_position(content, dataset)
+    if offset < 0 and _is_image(dataset):
+        raise EOFError("the file ends before Pixel Data (7FE0,0010)")
+    syntax = DEFLATED if content is not stream else text(dataset.file_meta, "TransferSyntaxUID")
+    return Header(dataset, syntax, offset, length)
 
 
 def _is_image(dataset: Dataset) -> bool:

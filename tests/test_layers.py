@@ -28,7 +28,7 @@ LAYERS = {
     3: {
         "attributes", "identity", "headers", "assemble", "sources", "scan", "dicom", "select", "checks",
         "default_series", "encode", "store", "ledger", "catalogue", "stored_metadata", "stored", "inflate",
-        "inventory", "lock", "deidentify", "disk", "versions",
+        "inventory", "lock", "deidentify", "disk", "versions", "quick_header",
     },
     4: {"plan", "process"},
     5: {"graph"},
@@ -59,6 +59,7 @@ HOMES = {
         "dicom",
         "phantom_attributes",
         "phantom_dicom",
+        "quick_header",
     },
     "rich": {"progress", "tables"},
     # `validity` fills padding by its distance transform.

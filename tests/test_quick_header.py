@@ -1,0 +1,184 @@
+"""The quick reader gives what pydicom gives, or leaves the file to it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from etl.headers import HEADER_SEQUENCES, HEADER_TAGS
+from etl.phantom import HeadPhantom
+from etl.phantom_acquisition import Acquisition
+from etl.phantom_dicom import write_series
+from etl.quick_header import CHUNK_BYTES, read_quick_header
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def a_slice(syntax=ExplicitVRLittleEndian, change=lambda dataset: None):
+    """One slice of the phantom as bytes, changed and written by pydicom."""
+    files = []
+    acquisition = Acquisition.regular(count=2, rows=16, columns=16, pixel_spacing_mm=(10.0, 10.0))
+    write_series(lambda name, content: files.append(content), HeadPhantom(), acquisition, patient_id="P1")
+    dataset = pydicom.dcmread(io.BytesIO(files[0]))
+    change(dataset)
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    stream = io.BytesIO()
+    # pydicom's own writer is the oracle of the encodings.
+    pydicom.dcmwrite(
+        stream,
+        dataset,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=syntax != ExplicitVRBigEndian,
+        force_encoding=True,
+    )
+    return stream.getvalue()
+
+
+def quick(content):
+    return read_quick_header(io.BytesIO(content), HEADER_TAGS, HEADER_SEQUENCES)
+
+
+def raw_elements(dataset):
+    """All but Specific Character Set, which dcmread converts itself; of an empty value no raw form is left."""
+    found = {number: dataset.get_item(tag) for number, tag in HEADER_TAGS.items() if number != 0x00080005}
+    return {
+        tag: (e.VR, e.length, e.value, e.value_tell, e.is_implicit_VR)
+        if isinstance(e, RawDataElement)
+        else (e.VR, str(e.value))
+        for tag, e in found.items()
+        if e is not None
+    }
+
+
+def assert_as_pydicom(content):
+    """Compare with pydicom; give False where the quick reader left the file to it."""
+    header = quick(content)
+    if header is None:
+        return False
+    stream = io.BytesIO(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        known = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(HEADER_TAGS.values()))
+    assert raw_elements(header.dataset) == raw_elements(known)
+    assert header.dataset.original_encoding == known.original_encoding
+    assert header.transfer_syntax_uid == known.file_meta.TransferSyntaxUID
+    is_implicit = known.original_encoding[0]
+    assert header.pixel_offset == stream.tell() + (8 if is_implicit else 12)
+    [length] = struct.unpack("<L", content[header.pixel_offset - 4 : header.pixel_offset])
+    assert header.pixel_length == (-1 if length == 0xFFFFFFFF else length)
+    assert header.dataset.get("SpecificCharacterSet") == known.get("SpecificCharacterSet")
+    assert header.dataset.get("PatientID") == known.get("PatientID")
+    return True
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_an_ordinary_slice_is_read_as_pydicom_reads_it(syntax):
+    assert assert_as_pydicom(a_slice(syntax))
+
+
+def long_private(dataset):
+    dataset.private_block(0x0009, "SOMEBODY", create=True).add_new(1, "OB", bytes(3 * CHUNK_BYTES))
+
+
+def many_private(dataset):
+    block = dataset.private_block(0x0011, "SOMEBODY", create=True)
+    for n in range(200):
+        block.add_new(n, "LT", "x" * (97 + n % 3))
+
+
+def a_sequence(dataset):
+    dataset.ReferencedImageSequence = [Dataset()]
+    dataset.ReferencedImageSequence[0].ReferencedSOPInstanceUID = "1.2.3"
+
+
+def empty_values(dataset):
+    dataset.SliceThickness = None
+    dataset.PatientID = ""
+
+
+CHANGES = (long_private, many_private, a_sequence, empty_values)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_what_lies_between_is_passed_over(syntax, change):
+    assert assert_as_pydicom(a_slice(syntax, change))
+
+
+def endless_sequence(dataset):
+    a_sequence(dataset)
+    dataset["ReferencedImageSequence"].is_undefined_length = True
+
+
+def functional_groups(dataset):
+    dataset.SharedFunctionalGroupsSequence = [Dataset()]
+
+
+def a_long_identifier(dataset):
+    dataset.PatientID = "P" * 60_000
+
+
+def no_pixels(dataset):
+    del dataset.PixelData
+
+
+@pytest.mark.parametrize("change", [endless_sequence, functional_groups, a_long_identifier, no_pixels])
+def test_what_is_unusual_is_left_to_pydicom(change):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert quick(a_slice(change=change)) is None
+
+
+def test_other_encodings_are_left_to_pydicom():
+    whole = a_slice()
+    assert quick(a_slice(ExplicitVRBigEndian)) is None
+    assert quick(whole[132:]) is None
+    assert quick(whole.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.99999.1.2.1\0")) is None
+    assert quick(b"") is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9])
+def test_a_header_that_is_cut_off_is_left_to_pydicom(share):
+    whole = a_slice()
+    assert quick(whole[: int(share * quick(whole).pixel_offset)]) is None
+
+
+@given(flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6))
+def test_whatever_bytes_are_damaged_it_agrees_or_leaves_it(flips):
+    content = bytearray(a_slice())
+    end = quick(bytes(content)).pixel_offset
+    for share, value in flips:
+        content[min(end - 1, int(share * end))] = value
+    header = quick(bytes(content))
+    if header is None:
+        return
+    stream = io.BytesIO(bytes(content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            known = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(HEADER_TAGS.values()))
+        except Exception:  # noqa: BLE001 - pydicom refuses what it converts on the way, the quick reader converts nothing
+            return
+    assert raw_elements(header.dataset) == raw_elements(known)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared DICOM files are not here")
+def test_every_real_file_agrees_and_most_are_ordinary():
+    read = left = 0
+    for path in sorted(SHARED.rglob("*")):
+        if path.is_file() and path.stat().st_size < 20_000_000:
+            content = path.read_bytes()
+            if content[128:132] == b"DICM":
+                agreed = assert_as_pydicom(content)
+                read, left = read + agreed, left + (not agreed)
+    assert read > 5 * left
