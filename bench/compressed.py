@@ -37,28 +37,31 @@ def compressed(session: Session) -> Section:
     for name, source in sources.items():
         found = _decoding(session, source)
         section.measurements[f"decoding, {name}"] = found
-        decoders = {name: statistics.median(times) for name, times in found["decoder_cpu_s"].items()}
-        fastest = min(decoders, key=decoders.__getitem__)
-        times = found["decoder_cpu_s"][fastest]
-        whole = [usage.cpu_s for usage in taken[name]]
-        expected = [cpu + decoders[fastest] for cpu in native_cpu]
-        each_ms = ", ".join(f"{key} {1000 * value / found['frames']:.2f}" for key, value in decoders.items())
-        section.rows += [
-            Row(
-                f"{name} input, CPU of reading and decoding / the fastest decoder alone",
-                median_ratio(found["stage_cpu_s"], times),
-                "x",
-                1.15,
-                note=f"ms a frame 512x512: {each_ms}",
-            ),
-            Row(
-                f"    {name} input, CPU of a run / native run + the decoder's time",
-                median_ratio(whole, expected),
-                "x",
-                note=f"{slices} slices, start-up included",
-            ),
-        ]
+        runs_cpu_s = [[usage.cpu_s for usage in taken[run]] for run in ("native", name)]
+        section.rows += _rows(name, found, *runs_cpu_s)
     return section
+
+
+def _rows(name: str, found: dict[str, Any], native_run: list[float], encoded_run: list[float]) -> list[Row]:
+    decoders = {decoder: statistics.median(times) for decoder, times in found["decoder_cpu_s"].items()}
+    fastest = min(decoders, key=decoders.__getitem__)
+    expected = [cpu_s + decoders[fastest] for cpu_s in native_run]
+    each_ms = ", ".join(f"{decoder} {1000 * cpu_s / found['frames']:.2f}" for decoder, cpu_s in decoders.items())
+    return [
+        Row(
+            f"{name} input, CPU of reading and decoding / the fastest decoder alone",
+            median_ratio(found["stage_cpu_s"], found["decoder_cpu_s"][fastest]),
+            "x",
+            1.15,
+            note=f"ms a frame 512x512: {each_ms}",
+        ),
+        Row(
+            f"    {name} input, CPU of a run / native run + the decoder's time",
+            median_ratio(encoded_run, expected),
+            "x",
+            note=f"{found['frames']} slices, start-up included",
+        ),
+    ]
 
 
 def _decoding(session: Session, source: object) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def constant(session: Session) -> Section:
 
 def scan(session: Session) -> Section:
     """Measure what a header costs: the slope between few and many series."""
-    few, many = session.scaled(4, 1), session.series
+    many = session.series
+    few = min(4, many // 2)
     commands = {
         f"{n} series": [sys.executable, "-m", "etl", "scan", str(session.phantom(n)), "--json"]
         for n in (few, many)

@@ -95,18 +95,22 @@ def markdown(results: Mapping[str, Any], order: Sequence[str]) -> str:
             what, *others = row.cells()
             note = f" ({row.note})" if row.note and row.figure is not None else ""
             lines.append(f"| {' | '.join([what + note, *others])} |")
-    sessions = [results[name]["session"] for name in present]
-    described = dict.fromkeys(_describe(session) for session in sessions)
-    return "\n".join([*lines, "", *described])
+    sections_of: dict[str, list[str]] = {}
+    for name in present:
+        sections_of.setdefault(_describe(results[name]["session"]), []).append(name)
+    described = [f"{', '.join(names)}: {description}" for description, names in sections_of.items()]
+    return "\n".join([*lines, "", *(line for one in described for line in (one, ""))]).rstrip()
 
 
 def _describe(session: Mapping[str, Any]) -> str:
     machine = session["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items() if version)
-    rounds = f"{session['rounds']} rounds"
+    rounds = f"{session['rounds']} rounds{', quick' if session['quick'] else ''}"
+    sizes = f"{session['series']} series of {session['slices']} slices"
+    computer = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB"
     return (
-        f"{session['date']}, {machine['processor']}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB, "
-        f"Python {session['python']}, {rounds}; {versions}."
+        f"{session['date'][:10]}, commit {session['commit']}, {rounds}, {sizes}; "
+        f"{computer}, Python {session['python']}; {versions}."
     )
 
 
