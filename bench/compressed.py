@@ -33,7 +33,6 @@ def compressed(session: Session) -> Section:
     runs = {name: session.run_etl(source) for name, source in {"native": native, **sources}.items()}
     taken = take_turns(runs, session.rounds, session.clear)
     section.keep(taken, "run, ")
-    native_cpu = [usage.cpu_s for usage in taken["native"]]
     for name, source in sources.items():
         found = _decoding(session, source)
         section.measurements[f"decoding, {name}"] = found
