@@ -6,6 +6,7 @@ pydicom's decoders, which delegate to maintained libraries.
 
 from __future__ import annotations
 
+import struct
 import warnings
 import zipfile
 import zlib
@@ -247,6 +248,7 @@ def _reported(uid: str) -> Iterator[None]:
         IndexError,
         KeyError,
         TypeError,
+        struct.error,
     ) as error:
         raise SeriesError("undecodable", f"Pixel Data (7FE0,0010) cannot be decoded: {error}") from error
     except BaseException as error:

@@ -59,6 +59,8 @@ def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) 
             receipt = Receipt(caller.call(partial(_write, task, config, store_path, lock_token)))
     except SeriesError as error:
         receipt = Receipt(task.entry.failed(error.code, str(error)))
+    except MemoryError:
+        receipt = Receipt(task.entry.failed("too-large", "MemoryError: the worker's memory did not suffice"))
     except DiskFullError as error:
         receipt = Receipt(task.entry.failed("internal-error", str(error)), disk_is_full=True)
     except TimeoutError as error:

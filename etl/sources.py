@@ -85,13 +85,18 @@ def list_members(source: Source, problems: list[tuple[str, str]]) -> Iterator[st
     elif source.is_zip:
         try:
             with zipfile.ZipFile(source.container) as archive:
-                names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+                names = sorted(info.filename for info in archive.infolist() if _is_file(info))
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             problems.append(("", type(error).__name__))
             return
         yield from names
     else:
         yield from _walk(source.container, problems)
+
+
+def _is_file(info: zipfile.ZipInfo) -> bool:
+    # `ZipInfo.is_dir` of Python 3.11 fails on an empty name.
+    return bool(info.filename) and not info.filename.endswith("/")
 
 
 def nested_archive(source: Source, member: str) -> Source | None:
