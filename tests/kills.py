@@ -207,7 +207,7 @@ def kill_once(folder, undisturbed, work, victim, rng, *, scheduler=None):
                 time.sleep(float(rng.uniform(0, 0.08)))
             was_hit = strike(process, victim, rng)
             published = len(list(store.glob("*/*/zarr.json")))
-            status = process.wait(120)
+            status = process.wait(60)
             end = time.monotonic() + 30
             while group_lives(process.pid) and time.monotonic() < end:
                 time.sleep(0.01)
