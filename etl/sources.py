@@ -146,6 +146,7 @@ class Opener:
 
     def __init__(self) -> None:
         self._archive: zipfile.ZipFile | None = None
+        self._folders: dict[str, bool] = {}
 
     def __enter__(self) -> Opener:
         return self
@@ -168,7 +169,7 @@ class Opener:
         OSError, zipfile.BadZipFile
             It cannot be opened.
         """
-        if os.path.isdir(location.container):
+        if self._is_folder(location.container):
             path = os.path.join(location.container, location.member)
             # Between the scan and now a file may have become something that blocks for ever.
             if not stat.S_ISREG(os.stat(path).st_mode):
@@ -183,15 +184,21 @@ class Opener:
 
     def size_bytes(self, location: Location) -> int:
         """Give the length of a file."""
-        if os.path.isdir(location.container):
+        if self._is_folder(location.container):
             return os.stat(os.path.join(location.container, location.member)).st_size
         return self._info(location).file_size
 
     def crc32(self, location: Location) -> int:
         """Give the checksum that a zip keeps of a member; -1 for a file in a folder."""
-        if os.path.isdir(location.container):
+        if self._is_folder(location.container):
             return -1
         return self._info(location).CRC
+
+    def _is_folder(self, container: str) -> bool:
+        # Asked three times a file; on some machines the answer takes longer than an element of its header.
+        if container not in self._folders:
+            self._folders[container] = os.path.isdir(container)
+        return self._folders[container]
 
     def _info(self, location: Location) -> zipfile.ZipInfo:
         try:
