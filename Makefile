@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PYTEST_ARGS ?=
+# More would starve the tests that start clusters of their own.
+TEST_PROCESSES ?= 2
 ARGS ?=
 
 override VENV := $(patsubst %/,%,$(VENV))
@@ -116,7 +118,7 @@ etl: $(VENV)/.ready-run
 	exit $$status
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff format --check $(CODE)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import imagecodecs
-import jpeg_ls
 from openjpeg.utils import decode_pixel_data
 from pydicom import dcmread
 from pydicom.encaps import get_frame
@@ -31,7 +30,6 @@ DECODERS: dict[str, dict[str, Decoder]] = {
         "imagecodecs ljpeg (liblj92)": imagecodecs.ljpeg_decode,
     },
     "1.2.840.10008.1.2.4.80": {
-        "pyjpegls (CharLS)": jpeg_ls.decode_pixel_data,
         "imagecodecs jpegls (CharLS)": imagecodecs.jpegls_decode,
     },
     "1.2.840.10008.1.2.4.90": {

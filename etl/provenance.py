@@ -16,7 +16,7 @@ FORMAT_VERSION = "1.0"
 # What decides the bytes of a volume; Dask only moves work about.
 SOFTWARE = (
     *("ct-etl", "numpy", "scipy", "pydicom", "zarr", "numcodecs"),
-    *("imagecodecs", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
+    *("imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
 )
 
 
