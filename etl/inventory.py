@@ -52,12 +52,12 @@ def take_inventory(store: Path) -> Inventory:
     partial: list[str] = []
     foreign: list[str] = []
     for patient in sorted(store.iterdir()):
-        if not patient.is_dir():
+        if not _is_folder(patient):
             _sort_file(patient, store, partial, foreign)
             continue
         for series in sorted(patient.iterdir()):
             name = series.relative_to(store).as_posix()
-            if not series.is_dir():
+            if not _is_folder(series):
                 _sort_file(series, store, partial, foreign)
             elif not _SERIES_KEY.fullmatch(series.name):
                 foreign.append(name)
@@ -86,6 +86,11 @@ def is_own_key(key: str) -> bool:
     return _OWN_KEY.fullmatch(key) is not None
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder of the store's own: no link is ever made here."""
+    return path.is_dir() and not path.is_symlink()
+
+
 def _sort_file(path: Path, store: Path, partial: list[str], foreign: list[str]) -> None:
     if is_partial(path.name):
         partial.append(path.relative_to(store).as_posix())
@@ -95,7 +100,7 @@ def _sort_file(path: Path, store: Path, partial: list[str], foreign: list[str]) 
 
 def _sort_inside(series: Path, store: Path, partial: list[str], foreign: list[str]) -> None:
     for path in sorted(series.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
+        if _is_folder(path):
             continue
         if is_partial(path.name):
             partial.append(path.relative_to(store).as_posix())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +240,8 @@ def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str
         content = name.encode("utf-8", "surrogateescape")
         if path.name == METADATA:
             content += path.read_bytes()
+            # JSON may write what is beyond ASCII as escapes.
+            content += json.dumps(read_json(path), ensure_ascii=False).encode("utf-8", "surrogatepass")
         elif path.is_dir() and path.name == "sop_instance_uid":
             content += np.asarray(zarr.open_array(path.as_posix(), mode="r")[...]).tobytes()
         for kind in sorted({kind for text, kind in wanted.items() if text in content}):

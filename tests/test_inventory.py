@@ -76,7 +76,6 @@ def test_anything_else_is_foreign(store, name):
     assert any(name == place or name.startswith(f"{place}/") for place in found.foreign)
 
 
-@pytest.mark.xfail(reason="known gap: a link to a folder is taken for a patient", strict=False)
 def test_links_are_foreign_and_not_followed(store, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     put(elsewhere, "0001-00000000/zarr.json")
