@@ -15,7 +15,7 @@ from pydicom.tag import Tag
 
 from etl.assemble import SliceRow
 from etl.attributes import ALLOWED_KEYWORDS, number, numbers, text, value, whole
-from etl.identity import LONGEST_UID, Identity, substitute_uid
+from etl.identity import Identity, substitute_uid, uid
 from etl.stack import Location, PixelFormat, StackKey
 
 HEADER_KEYWORDS = (
@@ -92,7 +92,7 @@ def rows_of(
     shared = _first(value(dataset, "SharedFunctionalGroupsSequence"))
     per_frame = value(dataset, "PerFrameFunctionalGroupsSequence") or ()
     pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
-    own_uid = text(dataset, "SOPInstanceUID")[:LONGEST_UID] or substitute_uid(identity.series, location.member)
+    own_uid = uid(dataset, "SOPInstanceUID") or substitute_uid(identity.series, location.member)
     if frames > MOST_FRAMES:
         raise ValueError(f"Number of Frames (0028,0008) is {frames}; allowed are {MOST_FRAMES}")
     rows = []

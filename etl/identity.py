@@ -29,11 +29,15 @@ class Identity:
         """Read the identity of a file; `source_name` and `folder` stand in for what is absent."""
         given = text(dataset, "PatientID")
         patient = given or source_name
-        study = text(dataset, "StudyInstanceUID")[:LONGEST_UID] or substitute_uid(patient, "study")
-        series = text(dataset, "SeriesInstanceUID")[:LONGEST_UID] or substitute_uid(
-            patient, study, source_name, folder
-        )
+        study = uid(dataset, "StudyInstanceUID") or substitute_uid(patient, "study")
+        series = uid(dataset, "SeriesInstanceUID") or substitute_uid(patient, study, source_name, folder)
         return Identity(patient, not given, study, series)
+
+
+def uid(dataset: Dataset, keyword: str) -> str:
+    """Give a UID; a longer one than a UI may be (DICOM PS3.5 9.1) is replaced: cut off it might be another's."""
+    given = text(dataset, keyword)
+    return given if len(given) <= LONGEST_UID else substitute_uid(given)
 
 
 def substitute_uid(*parts: str) -> str:

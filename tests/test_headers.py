@@ -537,3 +537,18 @@ def test_a_presentation_state_in_the_series_of_its_images_changes_nothing(tmp_pa
     ds.Modality, ds.SOPInstanceUID = "PR", synthetic_uid("state")
     ds.save_as(tmp_path / "in" / "p" / "PR000001")
     assert [entry for entry in entries(tmp_path / "in") if entry.outcome == "written"] == before
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_identifiers_that_are_too_long_are_kept_apart():
+    """They agree in their first 64 characters, which is all that the source map can hold."""
+    from etl.identity import LONGEST_UID, uid
+
+    found = []
+    for last in "12":
+        ds = Dataset()
+        with pydicom.config.disable_value_validation():
+            ds.SeriesInstanceUID = "1." * 35 + last
+        found.append(uid(ds, "SeriesInstanceUID"))
+    assert len(set(found)) == 2
+    assert all(len(one) <= LONGEST_UID and one.startswith("2.25.") for one in found)
