@@ -34,8 +34,6 @@ MEMORY_SHARE = 0.8
 MEMORY_RESOURCE = "MEMORY"
 MOST_TOGETHER = 16
 CONNECT_TIMEOUT_S = 10
-START_TIMEOUT_S = 60
-WORKER_PRELOAD = "etl.worker_preload"
 SETTINGS = {
     # What kills its worker is tried once more, but alone, when all else is done: see Pool.map.
     "distributed.scheduler.allowed-failures": 0,
@@ -46,7 +44,7 @@ SETTINGS = {
 }
 LOCAL_SETTINGS = {
     **SETTINGS,
-    "distributed.worker.preload": [WORKER_PRELOAD],
+    "distributed.worker.preload": ["etl.worker_preload"],
     # A receipt may still lie in a worker that was killed; with 30 s a try and three more the run stood still for
     # 97 s. The kernel answers for a process that is alive but busy, so a short wait blames nobody wrongly.
     "distributed.comm.retry.count": 0,
@@ -232,7 +230,7 @@ def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator
         dask.config.set(LOCAL_SETTINGS),
         _quiet_libraries(),
         _start_local(workers) as cluster,
-        Client(cluster, timeout=START_TIMEOUT_S) as client,
+        Client(cluster, timeout="60s") as client,
     ):
         yield Pool(client)
 
@@ -243,8 +241,16 @@ def _start_local(workers: int | Literal["auto"]) -> LocalCluster:
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     try:
+        return _new_cluster(max(1, int(dask.system.CPU_COUNT)) if workers == "auto" else workers)
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+def _new_cluster(workers: int, attempts: int = 3) -> LocalCluster:
+    try:
         return LocalCluster(
-            n_workers=max(1, int(dask.system.CPU_COUNT)) if workers == "auto" else workers,
+            n_workers=workers,
             threads_per_worker=1,
             processes=True,
             # Dask listens on the machine's outer address unless told.
@@ -254,9 +260,11 @@ def _start_local(workers: int | Literal["auto"]) -> LocalCluster:
             memory_limit=0,
             silence_logs=logging.CRITICAL,
         )
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+    except RuntimeError as error:
+        # A worker that dies while it starts takes the cluster with it.
+        if attempts == 1:
+            raise ClusterError(f"the worker processes do not start: {error}") from error
+        return _new_cluster(workers, attempts - 1)
 
 
 @contextmanager

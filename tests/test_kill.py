@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from kills import (
     start,
     wait_for_published,
     whatever_is_wrong,
+    workers_of,
 )
 
 from etl.phantom_cohort import write_benchmark
@@ -79,6 +81,21 @@ def test_a_kill_at_any_moment_loses_nothing(cohort, tmp_path, victim):
     killed = kill_once(*cohort, tmp_path, victim, np.random.default_rng([7, VICTIMS.index(victim)]))
     assert killed.problems == []
     assert killed.rounds > 0
+
+
+def test_a_worker_killed_while_it_starts_is_started_again(cohort, tmp_path):
+    dicom, undisturbed = cohort
+    store = tmp_path / "s.zarr"
+    process = start("run", dicom, store, *QUICK, "--workers", "2", log=tmp_path / "log")
+    try:
+        while not (workers := workers_of(process.pid)):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        os.kill(workers[0], signal.SIGKILL)
+        assert process.wait(60) == 0, (tmp_path / "log").read_text()
+    finally:
+        kill_group(process)
+    assert whatever_is_wrong(store, undisturbed) == []
 
 
 def test_a_kill_at_any_step_on_the_disk_loses_nothing(tmp_path):
