@@ -220,7 +220,7 @@ def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator
         No scheduler answers at the address.
     """
     if scheduler is not None:
-        with dask.config.set(SETTINGS), _connect(scheduler) as client:
+        with dask.config.set(SETTINGS), _quiet_libraries(), _connect(scheduler) as client:
             yield Pool(client, is_local=False)
         return
     if workers == 0:
