@@ -18,6 +18,8 @@ from etl.errors import SeriesError
 SAME_POSITION_MM = 0.01
 # A kilometre: no table reaches it.
 FARTHEST_MM = 1e6
+# From micro-CT to a projection of the whole body.
+PIXEL_SPACING_MM = (1e-3, 100.0)
 MISSING_GAP_RATIO = 1.5
 MISSING_RUN_RATIO = 2.5
 IRREGULAR_SHARE = 0.02
@@ -146,10 +148,13 @@ def lay_out(
         ``duplicate-positions``: two slices are at one place.
     """
     axes = slice_axes(orientation)
-    if len(pixel_spacing_mm) != 2 or not all(0 < s < 100 for s in pixel_spacing_mm):
+    if len(pixel_spacing_mm) != 2 or not all(
+        PIXEL_SPACING_MM[0] <= spacing <= PIXEL_SPACING_MM[1] for spacing in pixel_spacing_mm
+    ):
         raise SeriesError(
             "missing-geometry",
-            f"Pixel Spacing (0028,0030) is {pixel_spacing_mm}; two numbers above 0 mm are needed",
+            f"Pixel Spacing (0028,0030) is {pixel_spacing_mm}; two numbers from {PIXEL_SPACING_MM[0]} to "
+            f"{PIXEL_SPACING_MM[1]} mm are needed",
         )
     lacking = np.asarray(~(np.abs(position_lps_mm) <= FARTHEST_MM).all(axis=1))
     if lacking.any():

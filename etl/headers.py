@@ -16,6 +16,7 @@ from pydicom.tag import Tag
 from etl.assemble import SliceRow
 from etl.attributes import ALLOWED_KEYWORDS, number, numbers, text, value, whole
 from etl.identity import Identity, substitute_uid, uid
+from etl.inflate import DEFLATED
 from etl.stack import Location, PixelFormat, StackKey
 
 HEADER_KEYWORDS = (
@@ -55,6 +56,10 @@ HEADER_TAGS = {int(tag): tag for tag in (Tag(keyword) for keyword in HEADER_KEYW
 HEADER_SEQUENCES = frozenset(number for number, tag in HEADER_TAGS.items() if dictionary_VR(tag) == "SQ")
 # Far above any scan; each frame costs a row.
 MOST_FRAMES = 100_000
+# The head of a fragment; no frame takes less.
+LEAST_FRAME_BYTES = 8
+# No deflate stream holds more (zlib.net, "Maximum Compression Factor").
+DEFLATE_RATIO = 1032
 
 
 def rows_of(
@@ -93,8 +98,10 @@ def rows_of(
     per_frame = value(dataset, "PerFrameFunctionalGroupsSequence") or ()
     pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
     own_uid = uid(dataset, "SOPInstanceUID") or substitute_uid(identity.series, location.member)
-    if frames > MOST_FRAMES:
-        raise ValueError(f"Number of Frames (0028,0008) is {frames}; allowed are {MOST_FRAMES}")
+    room_bytes = file_bytes * (DEFLATE_RATIO if transfer_syntax_uid == DEFLATED else 1)
+    allowed = min(MOST_FRAMES, max(1, room_bytes // LEAST_FRAME_BYTES))
+    if frames > allowed:
+        raise ValueError(f"Number of Frames (0028,0008) is {frames}; {file_bytes} bytes may hold {allowed}")
     rows = []
     for index in range(frames):
         groups = [per_frame[index] if index < len(per_frame) else None, shared]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import SeriesError
-from etl.geometry import SAME_POSITION_MM
+from etl.geometry import FARTHEST_MM, SAME_POSITION_MM
 
 REPEAT_NAMES = ("Temporal Position", "cardiac phase", "Acquisition Number", "Acquisition Time")
 SMALLEST_STACK = 2
@@ -38,7 +38,8 @@ def drop_copies(
     (m,) int array
         Indices of the slices to keep, ascending.
     """
-    places = np.round(np.nan_to_num(position_lps_mm) / SAME_POSITION_MM).astype(np.int64)
+    near = np.clip(np.nan_to_num(position_lps_mm), -FARTHEST_MM, FARTHEST_MM)
+    places = np.round(near / SAME_POSITION_MM).astype(np.int64)
     kept: dict[tuple[object, ...], int] = {}
     for i in np.argsort(preference, kind="stable"):
         kept.setdefault((sop_instance_uid[i], int(frame[i]), *places[i].tolist()), int(i))
