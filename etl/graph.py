@@ -20,6 +20,7 @@ from distributed.system import MEMORY_LIMIT
 from distributed.versions import VersionMismatchWarning
 
 from etl.errors import ClusterError, UsageError
+from etl.quiet import quiet_libraries
 from etl.versions import PACKAGES, refuse_other_versions
 
 Item = TypeVar("Item")
@@ -151,8 +152,8 @@ class _Calls(Generic[Item, Result]):
                 in_use += need
                 completed.add(future)
 
-        submit()
         try:
+            submit()
             while running:
                 future = next(completed)
                 batch, _ = running.pop(future)
@@ -160,11 +161,14 @@ class _Calls(Generic[Item, Result]):
                     results: list[Result] | None = future.result()
                 except (KilledWorker, NoWorkerError):
                     results = None
-                except (CancelledError, CommClosedError) as error:
-                    raise ClusterError("the connection to the scheduler is lost") from error
                 future.release()
                 submit()
                 yield batch, results
+        except Exception as error:
+            # A client without a scheduler raises whatever the part of it does that was at work.
+            if isinstance(error, CancelledError | CommClosedError) or self._client.status != "running":
+                raise ClusterError("the connection to the scheduler is lost") from error
+            raise
         finally:
             if self._client.status == "running":
                 self._client.cancel(list(running))
@@ -220,7 +224,7 @@ def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator
         No scheduler answers at the address.
     """
     if scheduler is not None:
-        with dask.config.set(SETTINGS), _quiet_libraries(), _connect(scheduler) as client:
+        with dask.config.set(SETTINGS), quiet_libraries(), _connect(scheduler) as client:
             yield Pool(client, is_local=False)
         return
     if workers == 0:
@@ -228,7 +232,7 @@ def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator
         return
     with (
         dask.config.set(LOCAL_SETTINGS),
-        _quiet_libraries(),
+        quiet_libraries(),
         _start_local(workers) as cluster,
         Client(cluster, timeout="60s") as client,
     ):
@@ -265,20 +269,6 @@ def _new_cluster(workers: int, attempts: int = 3) -> LocalCluster:
         if attempts == 1:
             raise ClusterError(f"the worker processes do not start: {error}") from error
         return _new_cluster(workers, attempts - 1)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep Dask's words about workers that come and go off the screen; what matters is told here."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import etl
 PACKAGE = Path(etl.__file__).parent
 
 LAYERS = {
-    0: {"errors", "option_rules", "config", "deadline"},
+    0: {"errors", "option_rules", "config", "deadline", "quiet"},
     1: {"volume", "stack"},
     # Pure: arrays and plain values in, arrays and plain values out.
     2: {
