@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from etl.process import Receipt
     from etl.scan import ScanResult
 
-# Each card is 100 kB of the page: the report of a run shows what it wrote, `ct-etl report` all that is in the store.
+# A card is 100 kB of the page: the report of a run shows what it wrote, `ct-etl report` all that is in the store.
 MOST_PICTURES = 200
 TRACEBACKS_NAME = "tracebacks.txt"
 
