@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ BODY_HU = -500
 """Voxels above this are body: it separates tissue from air and most of the lung."""
 
 
-def fingerprint(histograms: Sequence[NDArray[np.uint32]], window: tuple[int, int]) -> dict[str, Any]:
+def fingerprint(histograms: Iterable[NDArray[np.uint32]], window: tuple[int, int]) -> dict[str, Any]:
     """Describe the intensities of a cohort.
 
     Parameters
     ----------
-    histograms : sequence of (high - low + 1,) uint32 arrays
+    histograms : iterable of (high - low + 1,) uint32 arrays
         Voxels per HU; one a volume.
     window : (low, high), whole HU
         The first and the last bin.
@@ -37,12 +37,14 @@ def fingerprint(histograms: Sequence[NDArray[np.uint32]], window: tuple[int, int
     (52, 2, 20.0, 20.0)
     """
     total = np.zeros(window[1] - window[0] + 1, np.int64)
+    volumes = 0
     for histogram in histograms:
         total += histogram
+        volumes += 1
     hu = np.arange(window[0], window[1] + 1)
     body, body_hu = total[hu > BODY_HU], hu[hu > BODY_HU].astype(np.float64)
     count = int(body.sum())
-    found: dict[str, Any] = {"volumes": len(histograms), "voxels": int(total.sum()), "body_voxels": count}
+    found: dict[str, Any] = {"volumes": volumes, "voxels": int(total.sum()), "body_voxels": count}
     names = ("mean_hu", "std_hu", "percentile_00_5_hu", "percentile_50_0_hu", "percentile_99_5_hu")
     if count == 0:
         return {**found, **dict.fromkeys(names)}

@@ -22,7 +22,8 @@ from etl import disk
 from etl.errors import DiskFullError, StoreConflictError, StoreError, UsageError
 from etl.fingerprint import fingerprint
 from etl.inventory import METADATA, NODES, is_partial
-from etl.provenance import FORMAT_VERSION, json_digest, software_versions
+from etl.nodes import as_text, group, root_attributes, sealed, with_consolidated
+from etl.provenance import FORMAT_VERSION
 
 SOURCE_ARRAYS = ("sop_instance_uid", "position_mm", "instance_number")
 
@@ -89,7 +90,7 @@ class StoreWriter:
             disk.remove_store(Path(self.path))
             root = None
         if root is None:
-            self._put_root(_group(_sealed(_root_attributes(recipe))))
+            self._put_root(as_text(group(sealed(root_attributes(recipe)))))
 
     def withdraw_consolidated(self) -> None:
         """Take the consolidated metadata out of the root before volumes change under it.
@@ -98,7 +99,7 @@ class StoreWriter:
         """
         root = self._node("")
         if root.pop("consolidated_metadata", None) is not None:
-            self._put_root(root)
+            self._put_root(as_text(root))
 
     def published(self, patient_key: str, series_key: str) -> dict[str, Any] | None:
         """Give the attributes of a published series; None where there is none."""
@@ -168,8 +169,9 @@ class StoreWriter:
         list of str
             Damaged series, as ``<patient key>/<series key>``: they are left out.
         """
-        nodes: dict[str, Any] = {}
-        histograms: list[NDArray[np.uint32]] = []
+        # As text and packed: of ten thousand series the parsed ones would take a gigabyte.
+        nodes: dict[str, str] = {}
+        histograms: list[bytes] = []
         damaged: list[str] = []
         for patient in self._children(""):
             published = {}
@@ -177,52 +179,46 @@ class StoreWriter:
                 try:
                     found = self._series_nodes(f"{patient}/{series}")
                     if found is not None:
-                        histograms.append(self._histogram(f"{patient}/{series}"))
+                        histograms.append(self._packed_histogram(f"{patient}/{series}"))
                         published[series] = found
                 except (StoreError, RuntimeError, KeyError, ValueError):
                     damaged.append(f"{patient}/{series}")
             if not published:
                 continue
             self._write_patient(patient, published, default_series)
-            nodes[patient] = self._node(patient)
+            nodes[patient] = self._node_text(patient)
             for series_nodes in published.values():
                 nodes.update(series_nodes)
-        summary = fingerprint(histograms, tuple(recipe["window"]))
-        root = _group(_sealed({**_root_attributes(recipe), "fingerprint": summary}))
-        root["consolidated_metadata"] = {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": {key: nodes[key] for key in sorted(nodes)},
-        }
+        summary = fingerprint(map(_unpacked, histograms), tuple(recipe["window"]))
+        root = group(sealed({**root_attributes(recipe), "fingerprint": summary}))
         disk.flush_folders((Path(self.path, key, METADATA) for key in nodes if "/" not in key), Path(self.path))
-        self._put_root(root)
+        self._put_root(with_consolidated(root, nodes))
         return summary, damaged
 
-    def _series_nodes(self, prefix: str) -> dict[str, Any] | None:
+    def _series_nodes(self, prefix: str) -> dict[str, str] | None:
         """Metadata of every node of a series; None for one that a crash left unfinished."""
-        top = self._get_json(f"{prefix}/{METADATA}")
-        if top is None:
+        if self._get_json(f"{prefix}/{METADATA}") is None:
             return None
-        nodes = {prefix: top}
+        nodes = {prefix: self._node_text(prefix)}
         # What other programs leave in a folder (@eaDir, .DS_Store) is not ours to describe.
         for name in self._children(prefix):
             if name in NODES:
-                nodes[f"{prefix}/{name}"] = self._node(f"{prefix}/{name}")
+                nodes[f"{prefix}/{name}"] = self._node_text(f"{prefix}/{name}")
         for name in self._children(f"{prefix}/source"):
             if name in (*SOURCE_ARRAYS, "frame_number"):
-                nodes[f"{prefix}/source/{name}"] = self._node(f"{prefix}/source/{name}")
+                nodes[f"{prefix}/source/{name}"] = self._node_text(f"{prefix}/source/{name}")
         return nodes
 
     def _write_patient(
-        self, patient: str, published: Mapping[str, Mapping[str, Any]], default_series: Mapping[str, str]
+        self, patient: str, published: Mapping[str, Mapping[str, str]], default_series: Mapping[str, str]
     ) -> None:
         first = next(iter(published))
-        patient_id = published[first][f"{patient}/{first}"]["attributes"]["ct_etl"]["patient_id"]
+        patient_id = json.loads(published[first][f"{patient}/{first}"])["attributes"]["ct_etl"]["patient_id"]
         known = (self._get_json(f"{patient}/{METADATA}") or {}).get("attributes", {}).get("ct_etl", {})
         wanted = [default_series.get(patient_id), known.get("default_series"), first]
         default = next(series for series in wanted if series in published)
         attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default}}
-        self._put_json(f"{patient}/{METADATA}", _group(attributes))
+        self._put_json(f"{patient}/{METADATA}", group(attributes))
 
     def _node(self, path: str) -> dict[str, Any]:
         node = self._get_json(f"{path}/{METADATA}".removeprefix("/"))
@@ -230,11 +226,15 @@ class StoreWriter:
             raise StoreError(f"{path or 'the root'} has no {METADATA}")
         return node
 
-    def _histogram(self, prefix: str) -> NDArray[np.uint32]:
-        content = disk.read_if_there(Path(self.path, f"{prefix}/hu_histogram/c/0"))
+    def _node_text(self, path: str) -> str:
+        return as_text(self._node(path))
+
+    def _packed_histogram(self, prefix: str) -> bytes:
+        content = disk.read_if_there(Path(self.path, prefix, "hu_histogram", "c", "0"))
         if content is None:
             raise StoreError(f"{prefix}/hu_histogram has no chunk")
-        return np.frombuffer(numcodecs.blosc.decompress(content), "<u4")
+        _unpacked(content)  # raises here and not when all are summed
+        return content
 
     def _children(self, prefix: str) -> list[str]:
         """Names of the folders below a prefix, sorted."""
@@ -253,32 +253,20 @@ class StoreWriter:
         return found if isinstance(found, dict) else None
 
     def _put_json(self, key: str, value: Mapping[str, Any]) -> None:
-        # Compact: the standard library indents in Python, ten times slower.
-        content = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+        self._put(key, as_text(value))
+
+    def _put(self, key: str, text: str) -> None:
+        content = text.encode()
         if disk.read_if_there(Path(self.path, key)) != content:
             disk.write_durably(Path(self.path, key), content)
 
-    def _put_root(self, value: Mapping[str, Any]) -> None:
-        self._put_json(METADATA, value)
+    def _put_root(self, text: str) -> None:
+        self._put(METADATA, text)
         disk.flush_folders([Path(self.path, METADATA)], Path(self.path).parent)
 
 
-def _group(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
-
-
-def _root_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "config": dict(recipe),
-        "config_digest": json_digest(recipe),
-        "software": software_versions(),
-    }
-
-
-def _sealed(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Stand a digest beside ours, by which verify knows an edited root; format 1.0 fixes what is inside."""
-    return {"ct_etl": attributes, "ct_etl_digest": json_digest(attributes)}
+def _unpacked(histogram: bytes) -> NDArray[np.uint32]:
+    return np.frombuffer(numcodecs.blosc.decompress(histogram), "<u4")
 
 
 def _check_compatible(root: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ LAYERS = {
     # Pure: arrays and plain values in, arrays and plain values out.
     2: {
         "hounsfield", "geometry", "resample", "grid", "validity", "normalise", "convert", "provenance", "keys",
-        "fingerprint", "quality", "repeats", "source_slices", "codestream",
+        "fingerprint", "nodes", "quality", "repeats", "source_slices", "codestream",
     },
     # Edges: files, DICOM, Zarr, and the rules that judge headers.
     3: {
