@@ -67,8 +67,8 @@ def main() -> None:
 def scan(inputs: tuple[str, ...], as_json: bool) -> None:
     """Show the series that INPUT holds and what `run` would do with each (headers only)."""
     from etl.config import build_config, load_preset
-    from etl.graph import open_pool
     from etl.plan import make_plan
+    from etl.pool import open_pool
     from etl.run import scan_inputs
     from etl.scan import Limits
     from etl.tables import print_scan, scan_summary
@@ -157,7 +157,7 @@ def verify(store: str, inputs: tuple[str, ...], deidentify: str | None, repair: 
     """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
     from etl import verify as check
     from etl.deidentify import Pseudonyms, read_key
-    from etl.graph import open_pool
+    from etl.pool import open_pool
     from etl.run import scan_inputs
     from etl.scan import Limits
 

@@ -1,4 +1,7 @@
-"""The only place that knows Dask: tasks of sources to scan and of series to process."""
+"""The only place that knows Dask: a pool of its workers.
+
+Loaded only where a run has workers: it takes as long as all else that a run in one process loads.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,6 @@ BATCHES_PER_WORKER = 64
 # Of this machine's memory, or of what its control group allows.
 MEMORY_SHARE = 0.8
 MEMORY_RESOURCE = "MEMORY"
-MOST_TOGETHER = 16
 CONNECT_TIMEOUT_S = 10
 SETTINGS = {
     # What kills its worker is tried once more, but alone, when all else is done: see Pool.map.
@@ -53,56 +55,39 @@ LOCAL_SETTINGS = {
 }
 
 
-class Pool:
-    """Workers that calls are spread over; see `open_pool`.
+class DaskPool:
+    """An `etl.pool.Pool` whose calls are Dask tasks.
 
     Parameters
     ----------
-    client : Client or None
-        None: calls are made here, one after the other.
+    client : Client
     is_local : bool
         The workers are processes of this machine.
     """
 
-    def __init__(self, client: Client | None, *, is_local: bool = True) -> None:
+    def __init__(self, client: Client, *, is_local: bool) -> None:
         self._client = client
         self._is_local = is_local
 
     @property
-    def dashboard(self) -> str | None:
+    def dashboard(self) -> str:
         """Address of Dask's dashboard."""
-        return None if self._client is None else str(self._client.dashboard_link)
+        return str(self._client.dashboard_link)
 
     def map(
         self,
         function: Callable[..., Result],
         items: Sequence[Item],
         *shared: object,
-        share: Callable[[Item], float] = lambda _: 1 / MOST_TOGETHER,
-        memory_bytes: Callable[[Item], int] = lambda _: 0,
+        share: Callable[[Item], float],
+        memory_bytes: Callable[[Item], int],
     ) -> Iterator[tuple[Item, Result | None]]:
-        """Call ``function(item, *shared)`` for every item, as workers become free.
+        """Call ``function(item, *shared)`` for every item: see `etl.pool.Pool.map`.
 
-        Parameters
-        ----------
-        function : callable
-        items : sequence
-        *shared : object
-        share : callable
-            What part of the largest message an item takes.
-        memory_bytes : callable
-            What a worker needs for an item. Calls that would not fit into this machine's memory together do not
-            run together; workers elsewhere that declare the resource MEMORY in bytes get it as Dask's resource.
-
-        Yields
-        ------
-        (item, result)
-            In the order of completion; None where the item killed the workers that tried it.
+        Calls that would not fit into this machine's memory together do not run together; workers elsewhere that
+        declare the resource MEMORY in bytes get what a call needs as Dask's resource. Items are put together into
+        one task where they are many.
         """
-        if self._client is None:
-            for item in items:
-                yield item, function(item, *shared)
-            return
         workers = max(1, len(self._client.ncores()))
         batches = _batched(items, share, len(items) // (BATCHES_PER_WORKER * workers))
         calls = _Calls(self._client, function, shared, memory_bytes, is_local=self._is_local)
@@ -208,35 +193,44 @@ def _batched(items: Sequence[Item], share: Callable[[Item], float], most: int) -
 
 
 @contextmanager
-def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator[Pool]:
-    """Open the workers of a run and close them afterwards.
+def submitted_to(scheduler: str) -> Iterator[DaskPool]:
+    """Use a running scheduler.
 
     Parameters
     ----------
-    workers : int or "auto"
-        Local processes with one thread each; "auto" is one per core; 0 works in this process.
-    scheduler : str or None
-        Address of a running Dask scheduler to use instead.
+    scheduler : str
+        Its address.
 
     Raises
     ------
     UsageError
-        No scheduler answers at the address.
+        No scheduler answers there, it has no workers, or they have other versions.
     """
-    if scheduler is not None:
-        with dask.config.set(SETTINGS), quiet_libraries(), _connect(scheduler) as client:
-            yield Pool(client, is_local=False)
-        return
-    if workers == 0:
-        yield Pool(None)
-        return
+    with dask.config.set(SETTINGS), quiet_libraries(), _connect(scheduler) as client:
+        yield DaskPool(client, is_local=False)
+
+
+@contextmanager
+def local_processes(workers: int | Literal["auto"]) -> Iterator[DaskPool]:
+    """Start processes with one thread each, and end them afterwards.
+
+    Parameters
+    ----------
+    workers : int or "auto"
+        "auto" is one per core.
+
+    Raises
+    ------
+    ClusterError
+        They do not start.
+    """
     with (
         dask.config.set(LOCAL_SETTINGS),
         quiet_libraries(),
         _start_local(workers) as cluster,
         Client(cluster, timeout="60s") as client,
     ):
-        yield Pool(client)
+        yield DaskPool(client, is_local=True)
 
 
 def _start_local(workers: int | Literal["auto"]) -> LocalCluster:

@@ -13,10 +13,10 @@ from etl.config import Config
 from etl.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
 from etl.errors import ClusterError, DiskFullError
 from etl.finish import Outcome, RunResult, check_run_dir, conclude, preview
-from etl.graph import Pool, open_pool
 from etl.ledger import Entry
 from etl.lock import StoreLock
 from etl.plan import Plan, SeriesTask, make_plan
+from etl.pool import Pool, open_pool
 from etl.process import Receipt, process
 from etl.progress import metered, say
 from etl.rerun import input_digest
@@ -27,6 +27,7 @@ from etl.store import StoreWriter
 
 # Of one message to a worker, which stays below 64 kB with them.
 MOST_SLICES = 512
+MOST_SOURCES = 16
 
 
 def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
@@ -40,7 +41,11 @@ def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: boo
     sources = find_sources(inputs)
     found: dict[Source, ScanResult] = {}
     with metered("scan", len(sources), quiet=quiet) as meter:
-        for source, result in pool.map(scan_source, sources, limits):
+        # What a source holds is not known yet; headers take little.
+        scanned = pool.map(
+            scan_source, sources, limits, share=lambda _: 1 / MOST_SOURCES, memory_bytes=lambda _: 0
+        )
+        for source, result in scanned:
             found[source] = result or _died_scanning(source)
             meter.advance()
     # In the order of the sources, not of completion: the same input gives the same plan.
@@ -149,6 +154,7 @@ def _process_all(
                 store_path,
                 lock.token,
                 share=lambda task: task.entry.slices / MOST_SLICES,
+                memory_bytes=lambda task: task.memory_bytes,
             )
             for task, result in outcomes:
                 receipt = result or Receipt(

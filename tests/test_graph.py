@@ -11,15 +11,18 @@ import pytest
 
 import etl.graph
 from etl.config import build_config, load_preset
-from etl.graph import open_pool
 from etl.ledger import Entry
 from etl.phantom_cohort import write_benchmark
-from etl.plan import make_plan
+from etl.plan import SeriesTask, make_plan
+from etl.pool import open_pool
 from etl.process import Receipt
+from etl.run import run
 from etl.scan import scan_source
 from etl.sources import find_sources
 
 LARGEST_MESSAGE = 64 << 10
+# Together two are more than the memory that the tests let there be.
+LARGE = {"share": lambda _: 1.0, "memory_bytes": lambda _: 500}
 
 
 def double(item, offset):
@@ -41,14 +44,14 @@ def pool():
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 7, 700])
 def test_every_item_is_called_once_whether_alone_or_with_others(pool, count):
-    found = list(pool.map(double, range(count), 1))
+    found = list(pool.map(double, range(count), 1, share=lambda _: 1 / 16, memory_bytes=lambda _: 0))
     assert sorted(found) == [(item, 2 * item + 1) for item in range(count)]
 
 
 @pytest.mark.slow
 def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool, monkeypatch):
     monkeypatch.setattr(etl.graph, "MEMORY_LIMIT", 1000)
-    spans = [span for _, span in pool.map(start_and_end, range(4), memory_bytes=lambda _: 500)]
+    spans = [span for _, span in pool.map(start_and_end, range(4), **LARGE)]
     spans.sort()
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
@@ -56,7 +59,26 @@ def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool,
 @pytest.mark.slow
 def test_an_item_that_needs_more_than_there_is_runs_alone_all_the_same(pool, monkeypatch):
     monkeypatch.setattr(etl.graph, "MEMORY_LIMIT", 10)
-    assert sorted(pool.map(double, range(3), 0, memory_bytes=lambda _: 500)) == [(0, 0), (1, 2), (2, 4)]
+    assert sorted(pool.map(double, range(3), 0, **LARGE)) == [(0, 0), (1, 2), (2, 4)]
+
+
+@pytest.mark.slow
+def test_a_run_says_what_memory_each_series_needs(tmp_path, monkeypatch):
+    write_benchmark(tmp_path / "dicom", 3, 16, rows=32)
+    submitted = []
+    submit = etl.graph._Calls._submit
+
+    def recorded(calls, batch, need):
+        submitted.append((batch, need))
+        return submit(calls, batch, need)
+
+    monkeypatch.setattr(etl.graph._Calls, "_submit", recorded)
+    config = build_config(load_preset("head-ct"), {"workers": 2, "quiet": True})
+    assert not run([str(tmp_path / "dicom")], str(tmp_path / "store.zarr"), config).has_failures
+    needs = [need for batch, need in submitted if isinstance(batch[0], SeriesTask)]
+    # A volume of float32 at the least.
+    assert len(needs) == 3
+    assert min(needs) > 32 * 32 * 16 * 4
 
 
 @pytest.mark.parametrize(("count", "share", "most"), [(10, 0.3, 100), (10, 0.01, 4), (3, 5.0, 9), (5, 0.1, 0)])

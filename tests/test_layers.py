@@ -31,7 +31,7 @@ LAYERS = {
         "inventory", "lock", "deidentify", "disk", "versions", "quick_header",
     },
     4: {"plan", "process"},
-    5: {"graph"},
+    5: {"graph", "pool"},
     6: {
         "__init__", "__main__", "cli", "run", "rerun", "finish", "worker_preload",
         "tables", "progress", "read", "training", "verify", "report",
