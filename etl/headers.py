@@ -54,6 +54,24 @@ HEADER_KEYWORDS = (
 )
 HEADER_TAGS = {int(tag): tag for tag in (Tag(keyword) for keyword in HEADER_KEYWORDS)}
 HEADER_SEQUENCES = frozenset(number for number, tag in HEADER_TAGS.items() if dictionary_VR(tag) == "SQ")
+_SLICE_KEYWORDS = (
+    "AcquisitionDateTime",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+    "ImagePositionPatient",
+    "InstanceNumber",
+    "NominalPercentageOfCardiacPhase",
+    "SOPInstanceUID",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+)
+# Of the allowed attributes these decide to which stack a slice belongs, or how it is read.
+_DECIDING_KEYWORDS = (
+    *("BitsAllocated", "BitsStored", "HighBit", "ImageType", "Modality", "PhotometricInterpretation"),
+    *("PixelRepresentation", "RescaleType", "SliceThickness"),
+)
+FREE_TAGS = frozenset(int(Tag(k)) for k in {*_SLICE_KEYWORDS, *ALLOWED_KEYWORDS}.difference(_DECIDING_KEYWORDS))
+"""Files that differ in no other tag of `HEADER_TAGS` give equal rows but for what `_own_columns` reads."""
 # Far above any scan; each frame costs a row.
 MOST_FRAMES = 100_000
 # The head of a fragment; no frame takes less.
@@ -73,6 +91,7 @@ def rows_of(
     pixel_length: int,
     file_bytes: int,
     crc32: int,
+    sibling: SliceRow | None = None,
 ) -> list[SliceRow]:
     """Turn a header into one row a frame.
 
@@ -89,7 +108,22 @@ def rows_of(
         Folder of the file within its source; identifies the series where UIDs are absent.
     pixel_offset, pixel_length, file_bytes, crc32 : int
         As in `Slices`.
+    sibling : SliceRow, optional
+        The one row of a file of the same folder that differs in nothing but `FREE_TAGS`.
     """
+    file_columns = {
+        "pixel_offset": pixel_offset,
+        "pixel_length": pixel_length,
+        "file_bytes": file_bytes,
+        "crc32": crc32,
+    }
+    if sibling is not None:
+        own = _own_columns(dataset, (), sibling.key.series_instance_uid, location)
+        return [
+            SliceRow(
+                sibling.key, sibling.pixel_format, {**sibling.columns, **file_columns, **own}, location, dataset
+            )
+        ]
     # Names on disk need not be UTF-8; what stands in for a Patient ID has to be.
     source_name = source_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     identity = Identity.of(dataset, source_name, folder)
@@ -97,7 +131,6 @@ def rows_of(
     shared = _first(value(dataset, "SharedFunctionalGroupsSequence"))
     per_frame = value(dataset, "PerFrameFunctionalGroupsSequence") or ()
     pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
-    own_uid = uid(dataset, "SOPInstanceUID") or substitute_uid(identity.series, location.member)
     room_bytes = file_bytes * (DEFLATE_RATIO if transfer_syntax_uid == DEFLATED else 1)
     allowed = min(MOST_FRAMES, max(1, room_bytes // LEAST_FRAME_BYTES))
     if frames > allowed:
@@ -111,12 +144,8 @@ def rows_of(
                 pixel_format=pixel_format,
                 columns={
                     "frame": index,
-                    "pixel_offset": pixel_offset,
-                    "pixel_length": pixel_length,
-                    "file_bytes": file_bytes,
-                    "crc32": crc32,
-                    "sop_instance_uid": own_uid.encode("ascii", "replace"),
-                    "instance_number": whole(dataset, "InstanceNumber", -1),
+                    **file_columns,
+                    **_own_columns(dataset, groups, identity.series, location),
                     **_frame_columns(dataset, groups),
                 },
                 location=location,
@@ -170,29 +199,40 @@ def _pixel_format(dataset: Dataset, syntax: str, frames: int) -> PixelFormat:
     )
 
 
-def _frame_columns(dataset: Dataset, groups: Sequence[Dataset | None]) -> dict[str, object]:
+def _own_columns(
+    dataset: Dataset, groups: Sequence[Dataset | None], series: str, location: Location
+) -> dict[str, object]:
+    """Read what mostly differs from slice to slice."""
+    own_uid = uid(dataset, "SOPInstanceUID") or substitute_uid(series, location.member)
     position = _grouped(dataset, groups, "PlanePositionSequence", "ImagePositionPatient")
-    transformation = _macro(groups, "PixelValueTransformationSequence")
-    rescale = transformation if transformation is not None else dataset
     content = _macro(groups, "FrameContentSequence")
     frame = content if content is not None else dataset
     temporal = number(frame, "TemporalPositionIndex"), number(dataset, "TemporalPositionIdentifier")
     cardiac = _macro(groups, "CardiacSynchronizationSequence")
     phase = cardiac if cardiac is not None else dataset
-    thickness = _grouped(dataset, groups, "PixelMeasuresSequence", "SliceThickness")
     acquisition = number(frame, "FrameAcquisitionNumber"), number(dataset, "AcquisitionNumber")
     return {
+        "sop_instance_uid": own_uid.encode("ascii", "replace"),
+        "instance_number": whole(dataset, "InstanceNumber", -1),
         "position_lps_mm": position if len(position) == 3 else (math.nan,) * 3,
-        "slope": number(rescale, "RescaleSlope"),
-        "intercept": number(rescale, "RescaleIntercept"),
-        "padding": (number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")),
-        "thickness_mm": thickness[0] if thickness else math.nan,
         "repeat": (
             _either(*temporal),
             _either(number(phase, "NominalPercentageOfCardiacPhase"), number(dataset, "TriggerTime")),
             _either(*acquisition),
             _either(number(dataset, "AcquisitionTime"), number(dataset, "AcquisitionDateTime")),
         ),
+    }
+
+
+def _frame_columns(dataset: Dataset, groups: Sequence[Dataset | None]) -> dict[str, object]:
+    transformation = _macro(groups, "PixelValueTransformationSequence")
+    rescale = transformation if transformation is not None else dataset
+    thickness = _grouped(dataset, groups, "PixelMeasuresSequence", "SliceThickness")
+    return {
+        "slope": number(rescale, "RescaleSlope"),
+        "intercept": number(rescale, "RescaleIntercept"),
+        "padding": (number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")),
+        "thickness_mm": thickness[0] if thickness else math.nan,
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO, Generic, Literal, TypeVar
@@ -21,10 +20,10 @@ from pydicom.tag import Tag
 
 from etl.assemble import SliceRow, build_stack, join_stacks
 from etl.attributes import text
-from etl.deadline import Abandoned, Caller
-from etl.headers import HEADER_SEQUENCES, HEADER_TAGS, rows_of
+from etl.deadline import Caller
+from etl.headers import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, rows_of
 from etl.inflate import DEFLATED, inflated
-from etl.quick_header import Header, read_quick_header
+from etl.quick_header import Header, QuickReader
 from etl.sources import Opener, Source, list_members, nested_archive
 from etl.stack import Location, Stack, StackKey
 
@@ -85,12 +84,13 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
     nested: list[ScanResult] = []
     files = ignored_files = 0
     with Caller[list[SliceRow]](limits.seconds) as caller, Opener() as opener:
+        read_rows = _RowReader(opener, source.name, limits)
         for members in _batched(list_members(source, problems)):
             archives = {member: nested_archive(source, member) for member in members}
             nested += [scan_source(archive, limits) for archive in archives.values() if archive is not None]
             locations = [Location(source.container, member) for member in members if archives[member] is None]
             files += len(locations)
-            answers = caller.call_each(partial(_read_rows, opener, source.name, limits), locations)
+            answers = caller.call_each(lambda _, location: read_rows(location), locations)
             for location, (rows, error) in zip(locations, answers, strict=True):
                 for row in rows or ():
                     collector.add(row.key, row)
@@ -134,36 +134,51 @@ def _batched(members: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _read_rows(
-    opener: Opener, source_name: str, limits: Limits, _: Abandoned, location: Location
-) -> list[SliceRow]:
-    file_bytes = opener.size_bytes(location)
-    if file_bytes > limits.file_bytes:
-        raise ValueError(f"{file_bytes} bytes; allowed are {limits.file_bytes}")
-    with opener.open(location) as stream:
-        start = stream.read(SHORTEST_FILE_BYTES)
-        has_magic = start[PREAMBLE_BYTES:] == MAGIC
-        if not has_magic and not _may_lack_preamble(start):
-            raise InvalidDicomError
-        stream.seek(0)
-        header = read_quick_header(stream, HEADER_TAGS, HEADER_SEQUENCES) if has_magic else None
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            if header is None:
-                stream.seek(0)
-                header = _read_header(stream, limits, has_magic=has_magic)
-            folder = str(PurePosixPath(location.member.replace("\\", "/")).parent)
-            return rows_of(
-                header.dataset,
-                transfer_syntax_uid=header.transfer_syntax_uid,
-                location=location,
-                source_name=source_name,
-                folder=folder,
-                pixel_offset=header.pixel_offset,
-                pixel_length=header.pixel_length,
-                file_bytes=file_bytes,
-                crc32=opener.crc32(location),
-            )
+class _RowReader:
+    """Reads the rows of one file after the other; what files of a folder share is worked out once."""
+
+    def __init__(self, opener: Opener, source_name: str, limits: Limits) -> None:
+        self._opener, self._source_name, self._limits = opener, source_name, limits
+        self._reader = QuickReader(HEADER_TAGS, HEADER_SEQUENCES, FREE_TAGS)
+        self._siblings: dict[tuple[int, str], SliceRow] = {}
+
+    def __call__(self, location: Location) -> list[SliceRow]:
+        file_bytes, limits = self._opener.size_bytes(location), self._limits
+        if file_bytes > limits.file_bytes:
+            raise ValueError(f"{file_bytes} bytes; allowed are {limits.file_bytes}")
+        with self._opener.open(location) as stream:
+            start = stream.read(SHORTEST_FILE_BYTES)
+            has_magic = start[PREAMBLE_BYTES:] == MAGIC
+            if not has_magic and not _may_lack_preamble(start):
+                raise InvalidDicomError
+            stream.seek(0)
+            header = self._reader.read(stream) if has_magic else None
+            with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+                warnings.simplefilter("ignore")
+                if header is None:
+                    stream.seek(0)
+                    header = _read_header(stream, limits, has_magic=has_magic)
+                return self._rows(header, location, file_bytes)
+
+    def _rows(self, header: Header, location: Location, file_bytes: int) -> list[SliceRow]:
+        folder = str(PurePosixPath(location.member.replace("\\", "/")).parent)
+        # The folder stands in for identifiers that are absent.
+        kind = header.alike, folder
+        rows = rows_of(
+            header.dataset,
+            transfer_syntax_uid=header.transfer_syntax_uid,
+            location=location,
+            source_name=self._source_name,
+            folder=folder,
+            pixel_offset=header.pixel_offset,
+            pixel_length=header.pixel_length,
+            file_bytes=file_bytes,
+            crc32=self._opener.crc32(location),
+            sibling=self._siblings.get(kind),
+        )
+        if header.alike and len(rows) == 1:
+            self._siblings.setdefault(kind, rows[0])
+        return rows
 
 
 def _read_header(stream: BinaryIO, limits: Limits, *, has_magic: bool) -> Header:
@@ -217,14 +232,20 @@ class _Collector(Generic[Part]):
 
     def __init__(self) -> None:
         self._stacks: dict[StackKey, list[tuple[StackKey, list[Part]]]] = {}
+        self._last: tuple[StackKey | None, list[Part]] = None, []
 
     def add(self, key: StackKey, part: Part) -> None:
+        if key is not self._last[0]:
+            self._last = key, self._of(key)
+        self._last[1].append(part)
+
+    def _of(self, key: StackKey) -> list[Part]:
         near = self._stacks.setdefault(key.bare(), [])
         for known, collected in near:
             if known.is_near(key):
-                collected.append(part)
-                return
-        near.append((key, [part]))
+                return collected
+        near.append((key, []))
+        return near[-1][1]
 
     def groups(self) -> list[tuple[StackKey, list[Part]]]:
         return [group for near in self._stacks.values() for group in near]

@@ -16,6 +16,7 @@ from etl.config import build_config, load_preset
 from etl.phantom_cohort import write_benchmark
 from etl.plan import make_plan
 from etl.process import convert_task
+from etl.quick_header import QuickReader
 from etl.scan import scan_source
 from etl.sources import find_sources
 
@@ -48,16 +49,16 @@ def opened_files(below):
 
 def test_a_file_is_opened_once_for_its_header_and_once_for_its_pixels(in_process, folder, tmp_path, monkeypatch):
     parsed = Counter()
-    read_quick_header = etl.scan.read_quick_header
+    read = QuickReader.read
 
-    def counted(stream, *arguments):
+    def counted(reader, stream):
         parsed[stream.name] += 1
-        return read_quick_header(stream, *arguments)
+        return read(reader, stream)
 
     def slow(*_, **__):
         raise AssertionError("an ordinary file needs no second parser")
 
-    monkeypatch.setattr(etl.scan, "read_quick_header", counted)
+    monkeypatch.setattr(QuickReader, "read", counted)
     monkeypatch.setattr(etl.scan, "dcmread", slow)
     with opened_files(folder) as opened:
         assert in_process("run", folder, tmp_path / "s.zarr", *QUICK).status == 0

@@ -5,22 +5,27 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from etl.headers import HEADER_SEQUENCES, HEADER_TAGS
+from etl.headers import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, rows_of
 from etl.phantom import HeadPhantom
 from etl.phantom_acquisition import Acquisition
 from etl.phantom_dicom import write_series
-from etl.quick_header import CHUNK_BYTES, read_quick_header
+from etl.quick_header import CHUNK_BYTES, QuickReader
+from etl.stack import Location
 
+OTHER_VALUES = {"AS": "044Y", "DT": "20200101120000", "FD": 17.0, "FL": 17.0, "TM": "120001", "UI": "1.2.3.4"}
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -44,8 +49,12 @@ def a_slice(syntax=ExplicitVRLittleEndian, change=lambda dataset: None):
     return stream.getvalue()
 
 
-def quick(content):
-    return read_quick_header(io.BytesIO(content), HEADER_TAGS, HEADER_SEQUENCES)
+def a_reader():
+    return QuickReader(HEADER_TAGS, HEADER_SEQUENCES, FREE_TAGS)
+
+
+def quick(content, reader=None):
+    return (reader or a_reader()).read(io.BytesIO(content))
 
 
 def raw_elements(dataset):
@@ -60,9 +69,9 @@ def raw_elements(dataset):
     }
 
 
-def assert_as_pydicom(content):
+def assert_as_pydicom(content, reader=None):
     """Compare with pydicom; give False where the quick reader left the file to it."""
-    header = quick(content)
+    header = quick(content, reader)
     if header is None:
         return False
     stream = io.BytesIO(content)
@@ -172,13 +181,105 @@ def test_whatever_bytes_are_damaged_it_agrees_or_leaves_it(flips):
     assert raw_elements(header.dataset) == raw_elements(known)
 
 
+def other_number(dataset):
+    dataset.InstanceNumber = 7
+    dataset.SOPInstanceUID = dataset.SOPInstanceUID[:-1] + "9"
+
+
+def other_position(dataset):
+    dataset.ImagePositionPatient = [float(v) + 0.5 for v in dataset.ImagePositionPatient]
+
+
+def other_slope(dataset):
+    dataset.RescaleSlope = 2
+
+
+def other_patient(dataset):
+    dataset.PatientID = "P2"
+
+
+def none_of_it(dataset):
+    del dataset.KVP
+
+
+SIBLINGS = (lambda dataset: None, other_number, other_position, other_slope, other_patient, none_of_it)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_files_of_a_series_are_read_as_pydicom_reads_them(syntax):
+    reader, contents = a_reader(), [a_slice(syntax, change) for change in (*SIBLINGS, *SIBLINGS)]
+    assert all(assert_as_pydicom(content, reader) for content in contents)
+    alike = [quick(content, reader).alike for content in contents]
+    plain, numbered, _, slope, patient, less = alike[: len(SIBLINGS)]
+    assert plain == numbered
+    assert len({plain, slope, patient, less}) == 4
+    # What was seen once is known again.
+    assert alike == alike[: len(SIBLINGS)] * 2
+
+
+sibling = cache(lambda n: a_slice(change=SIBLINGS[n]))
+
+
+def rest_of(header):
+    return header.transfer_syntax_uid, header.pixel_offset, header.pixel_length
+
+
+@given(
+    damage=st.lists(
+        st.tuples(st.sampled_from(range(len(SIBLINGS))), st.floats(0, 1), st.integers(0, 255)), max_size=20
+    )
+)
+def test_a_reader_that_knows_other_files_reads_no_file_differently(damage):
+    reader = a_reader()
+    contents = [sibling(n) for n in range(len(SIBLINGS))]
+    for index, share, value in damage:
+        content = bytearray(contents[index])
+        content[int(share * (quick(contents[index]).pixel_offset - 1))] = value
+        alone, among_others = quick(bytes(content)), quick(bytes(content), reader)
+        assert (alone is None) == (among_others is None)
+        if alone is not None:
+            assert raw_elements(among_others.dataset) == raw_elements(alone.dataset)
+            assert rest_of(among_others) == rest_of(alone)
+            assert among_others.dataset.original_encoding == alone.dataset.original_encoding
+
+
+def a_row(dataset, sibling=None):
+    return rows_of(
+        dataset,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        location=Location("folder", "a/1"),
+        source_name="source",
+        folder="a",
+        pixel_offset=1000,
+        pixel_length=512,
+        file_bytes=2000,
+        crc32=-1,
+        sibling=sibling,
+    )[0]
+
+
+@pytest.mark.parametrize("tag", sorted(FREE_TAGS), ids=keyword_for_tag)
+def test_a_free_element_changes_nothing_that_siblings_share(tag):
+    first = a_row(quick(a_slice()).dataset)
+
+    def change(dataset):
+        dataset.add_new(tag, dictionary_VR(tag), OTHER_VALUES.get(dictionary_VR(tag), "17"))
+
+    dataset = quick(a_slice(change=change)).dataset
+    alone, with_sibling = a_row(dataset), a_row(dataset, first)
+    # NaN is no number, and equal to nothing.
+    assert repr(replace(with_sibling, dataset=None)) == repr(replace(alone, dataset=None))
+    assert with_sibling.dataset is dataset
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared DICOM files are not here")
 def test_every_real_file_agrees_and_most_are_ordinary():
     read = left = 0
+    reader = a_reader()
     for path in sorted(SHARED.rglob("*")):
         if path.is_file() and path.stat().st_size < 20_000_000:
             content = path.read_bytes()
             if content[128:132] == b"DICM":
-                agreed = assert_as_pydicom(content)
+                agreed = assert_as_pydicom(content, reader)
                 read, left = read + agreed, left + (not agreed)
     assert read > 5 * left
