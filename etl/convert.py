@@ -60,8 +60,8 @@ def convert(
     Parameters
     ----------
     slices_hu : iterable of (hu, padded)
-        (rows, columns) float32, HU, padding already air; and where that is, a bool array or None. In the order
-        of `layout`; read once, one at a time.
+        (rows, columns) float32, HU; and a bool array or None that says where padding is, which becomes air. In
+        the order of `layout`; read once, one at a time, and overwritten.
     layout : Layout
         Where the slices are.
     spacing_mm, zoom : (z, y, x) floats, optional

@@ -24,6 +24,8 @@ from etl.volume import Geometry
 
 CHUNK_SIDE = 64
 """A cube of 64 float32 is 1 MB."""
+BYTE_CHUNK_SIDE = 101
+"""And so is one of 101 uint8."""
 # Smaller by 5 %, packed in 3/4 and unpacked in half the time of blosc's own choice (a whole chunk of 1 MB).
 BLOSC_BLOCK_BYTES = 1 << 18
 UID_BYTES = 64
@@ -61,14 +63,16 @@ def encode_series(
         the metadata, the group's own ``zarr.json`` last.
     """
     keys: dict[str, Buffer] = {}
-    inner = chunk or _even_chunk(volume.shape)
+    inner = chunk or _even_chunk(volume.shape, CHUNK_SIDE)
     with _one_codec_thread():
         group = zarr.create_group(MemoryStore(keys), zarr_format=3)
         # bitshuffle gathers the low mantissa bits, which rounding made zero.
         packing = BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle", typesize=4, blocksize=BLOSC_BLOCK_BYTES)
         _put_grid(group, "volume", volume, inner, packing, fill_value=float("nan"))
         if validity is not None:
-            packing = BloscCodec(cname="zstd", clevel=5, shuffle="noshuffle", typesize=1)
+            # A map of a few codes packs well at any level: 48 kB in 40 % of the time that 24 kB take.
+            packing = BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle", typesize=1)
+            inner = chunk or _even_chunk(validity.shape, BYTE_CHUNK_SIDE)
             _put_grid(group, "validity", validity, inner, packing, fill_value=0)
         _put(group, "hu_histogram", histogram)
         slices = group.create_group("source")
@@ -146,9 +150,9 @@ def _put(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     array[...] = values
 
 
-def _even_chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Cut each axis into equal parts of at most 64: less padding than 64, 64 and a remainder."""
-    return tuple(-(-n // -(-n // CHUNK_SIDE)) for n in shape)
+def _even_chunk(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
+    """Cut each axis into equal parts of at most `side`: less padding than 64, 64 and a remainder."""
+    return tuple(-(-n // -(-n // side)) for n in shape)
 
 
 def _publishing_rank(key: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from etl.deadline import Abandoned, Caller
 from etl.dicom import read_slices
 from etl.encode import encode_series, ome_attributes, uid_array
 from etl.errors import DiskFullError, SeriesError
-from etl.hounsfield import AIR_HU, padding_mask, stored_values, to_hounsfield
+from etl.hounsfield import padding_mask, stored_values, to_hounsfield
 from etl.ledger import Entry
 from etl.plan import SeriesTask
 from etl.provenance import software_versions, volume_digest
@@ -82,7 +82,7 @@ def _kind(error: Exception) -> str:
 def read_hounsfield(
     stack: Stack, quality: Quality, *, limit_bytes: int = 4 << 30
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
-    """Read the slices of a stack as Hounsfield units, padding as air.
+    """Read the slices of a stack as Hounsfield units.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def read_hounsfield(
     ------
     hu : (rows, columns) float32 array, HU
     padded : (rows, columns) bool array or None
-        Where padding was.
+        Where padding is; what `hu` holds there is no Hounsfield unit.
 
     Raises
     ------
@@ -104,6 +104,7 @@ def read_hounsfield(
         From reading and decoding.
     """
     slices = stack.slices
+    last: NDArray[np.bool_] | None = None
     for i, raw in enumerate(read_slices(stack, limit_bytes=limit_bytes)):
         fmt = stack.formats[slices.format[i]]
         slope, intercept = float(slices.slope[i]), float(slices.intercept[i])
@@ -115,7 +116,8 @@ def read_hounsfield(
             padded = stored == plateau
         quality.add(hu, padded, implicit=plateau is not None)
         if padded is not None:
-            hu[padded] = AIR_HU
+            # Mostly it is the same mask; what is worked out for it then need not be compared again.
+            last = padded = last if last is not None and np.array_equal(last, padded) else padded
         yield hu, padded
 
 

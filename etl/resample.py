@@ -204,16 +204,22 @@ def resample_stack(
     -------
     (planes, rows, columns) float32 array
     """
-    volume = np.zeros(shape, np.float32)
+    volume = np.empty(shape, np.float32)
+    untouched = set(range(shape[0]))
     scratch = _Scratch()
     for plane, (rows, columns), weights in zip(planes, in_plane, across.T, strict=True):
         small = _in_plane(plane, rows, columns, scratch)
         small[rows.outside] = outside
         small[:, columns.outside] = outside
-        for k in np.flatnonzero(weights):
+        for k in np.flatnonzero(weights).tolist():
             # Where slices are taken as they are, the weight is 1.
             part = small if weights[k] == 1 else np.multiply(small, weights[k], out=scratch.like("scaled", small))
-            volume[k] += part
+            if k in untouched:
+                untouched.remove(k)
+                volume[k] = part
+            else:
+                volume[k] += part
+    volume[sorted(untouched)] = 0
     return volume
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from etl.grid import Grid
+from etl.hounsfield import AIR_HU
 
 OUTSIDE, MEASURED, INTERPOLATED = 0, 1, 2
 # Rounding; a share of 1e-4 of the step from tissue to air would be 0.1 HU already.
@@ -45,15 +46,16 @@ class ValidityMap:
         Parameters
         ----------
         planes : iterable of (hu, padded)
-            `padded` is a (rows, columns) bool array, or None.
+            `padded` is a (rows, columns) bool array, or None; padding is overwritten. The same array for
+            slices of one mask saves time.
         fill : bool
             Put the nearest measured value where padding is, so that the edge between them does not ring; what is
-            outside is taken out of the result afterwards.
+            outside is taken out of the result afterwards. Else padding becomes air.
         """
-        nearest = _NearestFill()
+        filled = PaddingFill(with_nearest=fill)
         for k, (hu, padded) in enumerate(planes):
             self._note(k, padded)
-            yield nearest(hu, padded) if fill and padded is not None else hu
+            yield hu if padded is None else filled(hu, padded)
 
     def result(self) -> NDArray[np.uint8] | None:
         """Give the map in the stack's own axes, (planes, rows, columns); None where all was measured."""
@@ -81,33 +83,39 @@ class ValidityMap:
         """Look padding up under each output sample; slices of a series mostly share mask and grid."""
         rows, columns = self._row_index[k], self._column_index[k]
         last = self._last
-        if last is None or (last[1], last[2]) != (rows[0], columns[0]) or not np.array_equal(last[0], padded):
+        if last is None or (last[1], last[2]) != (rows[0], columns[0]) or last[0] is not padded:
             nearest = np.ix_(_nearest(rows, self._rows), _nearest(columns, self._columns))
             last = padded, float(rows[0]), float(columns[0]), ~padded[nearest]
             self._last = last
         return last[3]
 
 
-class _NearestFill:
-    """Fills padding with the nearest measured pixel; slices of a series mostly share one mask."""
+class PaddingFill:
+    """Fills padding with air or the nearest measured pixel; slices of a series mostly share one mask."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_nearest: bool) -> None:
+        self._with_nearest = with_nearest
         self._mask: NDArray[np.bool_] | None = None
         self._at: NDArray[np.intp] = np.empty(0, np.intp)
-        self._from: NDArray[np.intp] = np.empty(0, np.intp)
+        self._from: NDArray[np.intp] | None = None
 
     def __call__(self, hu: NDArray[np.float32], padded: NDArray[np.bool_]) -> NDArray[np.float32]:
-        if padded.all():
-            return hu
-        if self._mask is None or not np.array_equal(self._mask, padded):
-            rows, columns = ndimage.distance_transform_edt(padded, return_distances=False, return_indices=True)
+        """Fill the padding of one slice in place where it is contiguous, else in a copy."""
+        if self._mask is not padded:
+            # Flat positions: twice as quick as a mask or pairs, and this is done for every slice.
             self._mask, self._at = padded, np.flatnonzero(padded)
-            # Flat positions: twice as quick as pairs, and this is done for every slice.
-            self._from = np.ravel_multi_index((rows[padded], columns[padded]), padded.shape)
+            self._from = _nearest_measured(padded) if self._with_nearest and not padded.all() else None
         hu = np.ascontiguousarray(hu)
         flat = hu.reshape(-1)
-        flat[self._at] = flat.take(self._from)
+        flat[self._at] = AIR_HU if self._from is None else flat.take(self._from)
         return hu
+
+
+def _nearest_measured(padded: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Give the flat position of the nearest measured pixel for each padded one."""
+    rows, columns = ndimage.distance_transform_edt(padded, return_distances=False, return_indices=True)
+    flat: NDArray[np.intp] = np.ravel_multi_index((rows[padded], columns[padded]), padded.shape)
+    return flat
 
 
 def _lost_planes(grid: Grid) -> NDArray[np.bool_]:

@@ -34,6 +34,7 @@ from etl.quality import Quality
 from etl.scan import merge_scans, scan_source
 from etl.sources import find_sources
 from etl.stack import PixelFormat, Stack
+from etl.validity import PaddingFill
 
 Stored = NDArray[np.integer]
 
@@ -52,6 +53,7 @@ JPEG_2000 = "1.2.840.10008.1.2.4.90"
 JPEG_2000_LOSSY = "1.2.840.10008.1.2.4.91"
 HTJ2K = "1.2.840.10008.1.2.4.201"
 HTJ2K_RPCL = "1.2.840.10008.1.2.4.202"
+AS_AIR = PaddingFill(with_nearest=False)
 ROOT = "1.2.826.0.1.3680043.8.498.77"
 
 
@@ -184,8 +186,8 @@ def scanned(path: Path) -> Stack:
 
 
 def hounsfield(path: Path) -> NDArray[np.float32]:
-    [(hu, _)] = read_hounsfield(scanned(path), Quality())
-    return hu
+    [(hu, padded)] = read_hounsfield(scanned(path), Quality())
+    return hu if padded is None else AS_AIR(hu, padded)
 
 
 def run(folder: Path, **options: Any) -> Entry | SeriesTask:
@@ -292,7 +294,9 @@ def padded_slice(layout: Layout, padding: int) -> tuple[Stored, NDArray[np.bool_
 def masked(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[str, ...]]:
     quality = Quality()
     [(hu, padded)] = read_hounsfield(scanned(path), quality)
-    return hu, np.zeros(hu.shape, bool) if padded is None else padded, quality.warnings()
+    if padded is None:
+        return hu, np.zeros(hu.shape, bool), quality.warnings()
+    return AS_AIR(hu, padded), padded, quality.warnings()
 
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED, RLE, JPEG_LS, JPEG_2000])

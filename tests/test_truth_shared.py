@@ -26,8 +26,10 @@ from etl.quality import Quality
 from etl.scan import merge_scans, scan_source
 from etl.sources import find_sources
 from etl.stack import Stack
+from etl.validity import PaddingFill
 
 Hu = NDArray[np.float32]
+AS_AIR = PaddingFill(with_nearest=False)
 GE_LOSSLESS = {
     "LittleEndianImplicitTransferSyntax_1.2.840.10008.1.2",
     "LittleEndianExplicitTransferSyntax_1.2.840.10008.1.2.1",
@@ -58,7 +60,9 @@ def stacks_of(*inputs: Path) -> tuple[Stack, ...]:
 def hounsfield(path: Path) -> tuple[Stack, list[tuple[Hu, NDArray[np.bool_] | None]]]:
     """Read every slice of the one stack of a file."""
     [stack] = stacks_of(path)
-    return stack, list(read_hounsfield(stack, Quality()))
+    return stack, [
+        (hu if padded is None else AS_AIR(hu, padded), padded) for hu, padded in read_hounsfield(stack, Quality())
+    ]
 
 
 def copied_along_z(source: Path, folder: Path, *, count: int = 9) -> Path:
