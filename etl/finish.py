@@ -66,6 +66,9 @@ class Outcome:
     """What stopped the run before its end."""
     input_digest: str | None
     """What the input looked like when the run began, see `etl.rerun`."""
+    run_dir: Path
+    pictures: Mapping[str, Path]
+    """Where workers drew their volumes, by ``<patient key>/<series key>``."""
 
 
 def preview(entries: Iterable[Entry], scan: ScanResult, store_path: str, start: float) -> RunResult:
@@ -95,7 +98,7 @@ def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float
     processed = (_confirmed(receipt.entry, writer) for receipt in outcome.receipts)
     found = (*outcome.plan.settled, *outcome.unchanged, *processed)
     entries = _sorted(_with_older(entry, writer) for entry in found)
-    run_dir = _run_dir(writer.path, config)
+    run_dir = outcome.run_dir
     totals = {
         **_totals(entries, scan, start, writer.path, run_dir),
         "config": recipe,
@@ -113,7 +116,7 @@ def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float
     if isinstance(stopped, EtlError):
         raise stopped
     if stopped is None:
-        _write_report(writer.path, run_dir, entries, totals)
+        _write_report(writer.path, run_dir, entries, totals, outcome.pictures)
     return RunResult(entries, totals, interrupted=stopped is not None)
 
 
@@ -132,7 +135,7 @@ def finish_unchanged(
     start : float
         `time.monotonic` when the run began.
     """
-    run_dir = _run_dir(writer.path, config)
+    run_dir = new_run_dir(writer.path, config)
     totals = {
         **earlier,
         **count_outcomes(entries),
@@ -144,17 +147,24 @@ def finish_unchanged(
         "report": str(run_dir / REPORT_NAME),
     }
     write_run(run_dir, entries, totals)
-    _write_report(writer.path, run_dir, entries, totals)
+    _write_report(writer.path, run_dir, entries, totals, {})
     return RunResult(tuple(entries), totals)
 
 
-def _write_report(store_path: str, run_dir: Path, entries: Sequence[Entry], totals: dict[str, Any]) -> None:
+def _write_report(
+    store_path: str,
+    run_dir: Path,
+    entries: Sequence[Entry],
+    totals: dict[str, Any],
+    pictures: Mapping[str, Path],
+) -> None:
     # Its libraries take a while to load; a dry run draws nothing.
     from etl.report import write_report  # noqa: PLC0415
 
     written = [f"{entry.patient_key}/{entry.series_key}" for entry in entries if entry.outcome == "written"]
+    shown = {node: pictures.get(node) for node in written[:MOST_PICTURES]}
     lines = [entry.to_json() for entry in entries]
-    write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=written[:MOST_PICTURES])
+    write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=shown)
 
 
 def _with_older(entry: Entry, writer: StoreWriter) -> Entry:
@@ -191,7 +201,8 @@ def _totals(
     }
 
 
-def _run_dir(store_path: str, config: Config) -> Path:
+def new_run_dir(store_path: str, config: Config) -> Path:
+    """Give the folder of a run that begins now."""
     if config.run_dir is not None:
         return Path(config.run_dir)
     store = Path(store_path)
@@ -203,9 +214,9 @@ def runs_folder(store: Path) -> Path:
     return store.with_name(f"{store.stem}.runs")
 
 
-def check_run_dir(store_path: str, config: Config) -> None:
+def check_run_dir(run_dir: Path, store: Path) -> None:
     """Refuse a run directory that cannot be one, before any work."""
-    run_dir, store = Path(os.path.abspath(_run_dir(store_path, config))), Path(store_path)
+    run_dir = Path(os.path.abspath(run_dir))
     if run_dir == store or store in run_dir.parents:
         raise UsageError(f"run directory {str(run_dir)!r} lies in the store; its ledger may hold paths")
     blocking = next((part for part in (run_dir, *run_dir.parents) if part.exists()), run_dir)
@@ -228,4 +239,9 @@ def _write_tracebacks(run_dir: Path, receipts: Sequence[Receipt]) -> None:
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    return tuple(sorted(entries, key=lambda e: (e.patient_key, e.series_number, e.series_key, e.detail or "")))
+    return tuple(sorted(entries, key=in_report))
+
+
+def in_report(entry: Entry) -> tuple[str, int, str, str]:
+    """Give the order of ledger and report."""
+    return entry.patient_key, entry.series_number, entry.series_key, entry.detail or ""

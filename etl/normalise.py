@@ -17,6 +17,14 @@ class Normalisation:
     center: float
     precision_bits: int | Literal["full"]
 
+    def to_hu(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert stored values back (float32, a new array)."""
+        low, high = self.window_hu
+        hu = values + np.float32(self.center)
+        hu *= np.float32(high - low)
+        hu += np.float32(low)
+        return hu
+
 
 def normalise(
     hu: NDArray[np.float32],

@@ -39,16 +39,16 @@ class SeriesTask:
 
     Parameters
     ----------
-    stack : Stack
-        Slices in spatial order.
-    layout : Layout
-        Of these slices, in this order.
+    stack, layout : Stack, Layout
+        Slices in spatial order, and where they are.
     entry : Entry
         The ledger's line as far as the plan knows it.
     source_digest, config_digest : str
         What the published volume is compared with.
     memory_bytes : int
-        What a worker needs, estimated from above.
+        What a worker needs, at most.
+    picture : str, optional
+        File for the report's picture.
     """
 
     stack: Stack
@@ -57,12 +57,12 @@ class SeriesTask:
     source_digest: str
     config_digest: str
     memory_bytes: int
+    picture: str | None = None
 
     @property
     def bytes_in(self) -> int:
         """Bytes of pixel data once decoded; the measure of how much work this is."""
-        formats = self.stack.formats
-        return sum(native_frame_bytes(formats[i]) for i in self.stack.slices.format)
+        return sum(native_frame_bytes(self.stack.formats[i]) for i in self.stack.slices.format)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Plan:
     tasks: tuple[SeriesTask, ...]
     settled: tuple[Entry, ...]
     default_series: dict[str, str]
-    """Series key of each patient's default series, by Patient ID."""
+    """Series key, by Patient ID."""
     stacks: tuple[tuple[Entry, Stack], ...]
     """Every stack that was found, by its first entry; `describe` tells more of it."""
 

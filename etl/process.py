@@ -6,8 +6,10 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from etl.encode import encode_series, ome_attributes, uid_array
 from etl.errors import DiskFullError, SeriesError
 from etl.hounsfield import padding_mask, stored_values, to_hounsfield
 from etl.ledger import Entry
+from etl.montage import Montage, candidate_planes, draw_montage
 from etl.plan import SeriesTask
 from etl.provenance import software_versions, volume_digest
 from etl.quality import Quality, find_plateau
@@ -180,7 +183,22 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
     if abandoned.is_set() or not os.path.exists(lock_token):
         raise SeriesError("unreadable", "the run gave up before this was written")
     written = StoreWriter(store_path).publish(entry.patient_key, entry.series_key, keys)
+    if task.picture is not None:
+        # Another host may not see the folder; the driver then draws from the store.
+        with suppress(OSError):
+            _draw(converted).save(Path(task.picture))
     return replace(entry, bytes_out=written)
+
+
+def _draw(converted: Converted) -> Montage:
+    planes = candidate_planes(len(converted.volume))
+    origin_mm, step_mm = converted.geometry.affine_lps[2, 3], converted.geometry.affine_lps[2, 0]
+    return draw_montage(
+        converted.normalisation.to_hu(converted.volume[planes]),
+        window_hu=converted.normalisation.window_hu,
+        z_mm=[origin_mm + k * step_mm for k in planes],
+        spacing_mm=converted.geometry.spacing_mm[1:],
+    )
 
 
 def _attributes(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etl.errors import StoreError
+from etl.montage import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU, Montage, candidate_planes, draw_montage
 from etl.read import Store, Volume, open_store
-from etl.report_figures import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU, Montage, draw_montage
 from etl.report_histogram import draw_histogram
 from etl.report_words import explain
 
@@ -67,7 +68,7 @@ def write_report(
     *,
     ledger: Sequence[Mapping[str, Any]] = (),
     run: Mapping[str, Any] | None = None,
-    pictures: Sequence[str] | None = None,
+    pictures: Mapping[str, Path | None] | None = None,
 ) -> Path:
     """Write the report of a store, one volume after the other.
 
@@ -81,8 +82,9 @@ def write_report(
         Lines of ``ledger.jsonl``.
     run : mapping
         Totals of ``run.json``.
-    pictures : sequence of str, optional
-        ``<patient key>/<series key>`` of the volumes to draw; all where not given.
+    pictures : mapping, optional
+        ``<patient key>/<series key>`` of the volumes to show, all where not given; and the file in which their
+        picture may lie already (`etl.montage.Montage.save`).
 
     Returns
     -------
@@ -111,7 +113,7 @@ def write_report(
         fingerprint=_fingerprint(store),
         config=[(key.replace("_", " "), _plain(value)) for key, value in store.config.items()],
         volumes=_rows(volumes, ledger, drawn),
-        cards=_cards(store, drawn),
+        cards=_cards(store, drawn, pictures or {}),
         undrawn=len(volumes) - len(drawn),
         left_out=_left_out(ledger),
         reasons=_reasons(ledger),
@@ -171,19 +173,20 @@ def _rows(
     return rows
 
 
-def _cards(store: Store, drawn: Container[str]) -> Iterator[Card]:
+def _cards(store: Store, drawn: Container[str], pictures: Mapping[str, Path | None]) -> Iterator[Card]:
     number = 0
     for patient in store.values():
         for volume in patient.values():
             if volume.node in drawn:
-                yield _card(volume, _anchor(number), is_default=volume.key == patient.default_key)
+                is_default = volume.key == patient.default_key
+                yield _card(volume, _anchor(number), pictures.get(volume.node), is_default=is_default)
             number += 1
 
 
-def _card(volume: Volume, anchor: str, *, is_default: bool) -> Card:
+def _card(volume: Volume, anchor: str, picture: Path | None, *, is_default: bool) -> Card:
     montage, histogram, problem = None, None, ""
     try:
-        montage = draw_montage(volume)
+        montage = _drawn_before(picture) or montage_of(volume)
         histogram = draw_histogram(volume.hu_histogram(), volume.window_hu)
     except StoreError:
         # The error names the store's path, which has no place on the page.
@@ -192,6 +195,31 @@ def _card(volume: Volume, anchor: str, *, is_default: bool) -> Card:
     return Card(
         anchor, volume.patient_id, volume.key, is_default, facts, volume.warnings, montage, histogram, problem
     )
+
+
+def montage_of(volume: Volume) -> Montage:
+    """Draw a volume of a store; only the chunks that hold a candidate plane are decoded.
+
+    Raises
+    ------
+    StoreError
+        A chunk cannot be read.
+    """
+    planes = candidate_planes(volume.shape[0])
+    origin_mm, step_mm = volume.affine_lps[2, 3], volume.affine_lps[2, 0]
+    return draw_montage(
+        volume.hu_of(volume.planes(0, planes)),
+        window_hu=volume.window_hu,
+        z_mm=[origin_mm + k * step_mm for k in planes],
+        spacing_mm=volume.spacing_mm[1:],
+    )
+
+
+def _drawn_before(picture: Path | None) -> Montage | None:
+    # A worker on another host may not have reached the folder.
+    with suppress(OSError):
+        return None if picture is None else Montage.load(picture)
+    return None
 
 
 def _facts(volume: Volume) -> Facts:

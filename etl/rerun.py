@@ -17,7 +17,7 @@ from typing import Any
 
 from etl.config import Config
 from etl.errors import StoreError
-from etl.finish import RunResult, check_run_dir, finish_unchanged, newest_run
+from etl.finish import RunResult, check_run_dir, finish_unchanged, new_run_dir, newest_run
 from etl.ledger import Entry, read_run
 from etl.lock import StoreLock
 from etl.provenance import json_digest, software_versions
@@ -51,7 +51,7 @@ def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResu
     if writer.check(config.recipe(), overwrite=False) is None:
         return None
     sources = find_sources(inputs)
-    check_run_dir(writer.path, config)
+    check_run_dir(new_run_dir(writer.path, config), Path(writer.path))
     run_dir = newest_run(Path(writer.path)) if config.run_dir is None else Path(config.run_dir)
     state = input_digest(sources, config)
     with StoreLock(writer.path):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from etl.config import Config
 from etl.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
 from etl.errors import ClusterError, DiskFullError
-from etl.finish import Outcome, RunResult, check_run_dir, conclude, preview
+from etl.finish import MOST_PICTURES, Outcome, RunResult, check_run_dir, conclude, in_report, new_run_dir, preview
 from etl.ledger import Entry
 from etl.lock import StoreLock
 from etl.plan import Plan, SeriesTask, make_plan
@@ -28,6 +29,7 @@ from etl.store import StoreWriter
 # Of one message to a worker, which stays below 64 kB with them.
 MOST_SLICES = 512
 MOST_SOURCES = 16
+PICTURES_NAME = "pictures"
 
 
 def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
@@ -78,10 +80,11 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
     exists = writer.check(config.recipe(), overwrite=config.overwrite) is not None
     sources = find_sources(inputs)
     state = None if config.deidentify else input_digest(sources, config)
-    check_run_dir(store_path, config)
+    run_dir = new_run_dir(store_path, config)
+    check_run_dir(run_dir, Path(store_path))
     if config.deidentify_map is not None:
         check_mapping(Path(config.deidentify_map), Path(store_path))
-    with nullcontext() if config.dry_run else StoreLock(store_path) as lock:
+    with nullcontext() if config.dry_run else StoreLock(store_path) as lock, ExitStack() as drawing:
         with open_pool(config.workers, config.scheduler) as pool:
             if pool.dashboard:
                 say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
@@ -100,15 +103,45 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
             todo, unchanged = _split_unchanged(plan, writer)
             if todo:
                 writer.withdraw_consolidated()
+            drawing.enter_context(_folder_of_pictures(run_dir))
+            todo = _with_pictures(todo, run_dir / PICTURES_NAME)
             receipts, stopped = _process_all(pool, todo, config, store_path, lock)
         # The pool is closed: no worker of ours publishes any more.
         lock.check()
         receipts, pending = _accounted(todo, receipts, writer)
-        outcome = Outcome(plan, scan, tuple(unchanged), tuple(receipts), pending, stopped, state)
+        pictures = {
+            f"{task.entry.patient_key}/{task.entry.series_key}": Path(task.picture)
+            for task in todo
+            if task.picture
+        }
+        outcome = Outcome(
+            plan, scan, tuple(unchanged), tuple(receipts), pending, stopped, state, run_dir, pictures
+        )
         result = conclude(outcome, writer, config, start)
     if pseudonyms is not None and config.deidentify_map is not None:
         write_mapping(Path(config.deidentify_map), pseudonyms)
     return result
+
+
+@contextmanager
+def _folder_of_pictures(run_dir: Path) -> Iterator[None]:
+    """Have a folder for the workers' pictures until they are in the report."""
+    folder = run_dir / PICTURES_NAME
+    try:
+        folder.mkdir(parents=True)
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            # Of a run that ended before it wrote anything nothing is left.
+            run_dir.rmdir()
+
+
+def _with_pictures(tasks: list[SeriesTask], folder: Path) -> list[SeriesTask]:
+    """Have those drawn that the report shows."""
+    ordered = sorted(tasks, key=lambda task: in_report(task.entry))
+    drawn = [replace(task, picture=str(folder / f"{n}.jpg")) for n, task in enumerate(ordered[:MOST_PICTURES])]
+    return drawn + ordered[MOST_PICTURES:]
 
 
 def _limits(config: Config) -> Limits:

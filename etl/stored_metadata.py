@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import StoreError
+from etl.normalise import Normalisation
 from etl.volume import LPS_TO_RAS
 
 
@@ -100,9 +101,8 @@ class VolumeMetadata:
 
     def hu_of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Convert normalised values of this volume to Hounsfield units (float32, a new array)."""
-        low, high = self.window_hu
-        hu = values + np.float32(self._part("normalization")["center"])
-        return np.asarray(hu * np.float32(high - low) + np.float32(low), np.float32)
+        part = self._part("normalization")
+        return Normalisation(self.window_hu, float(part["center"]), part["precision_bits"]).to_hu(values)
 
     def normalised(self, hu: float) -> float:
         """Convert one value in Hounsfield units to what this volume stores for it, clipping included."""

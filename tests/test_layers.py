@@ -29,19 +29,20 @@ LAYERS = {
         "attributes", "identity", "headers", "assemble", "sources", "scan", "dicom", "select", "checks",
         "default_series", "encode", "store", "ledger", "catalogue", "stored_metadata", "stored", "inflate",
         "inventory", "lock", "deidentify", "disk", "versions", "quick_header",
+        "montage",
     },
     4: {"plan", "process"},
     5: {"graph", "pool"},
     6: {
         "__init__", "__main__", "cli", "run", "rerun", "finish", "worker_preload",
         "tables", "progress", "read", "training", "verify", "report",
-        "report_figures", "report_histogram", "report_words", "phantom", "phantom_acquisition",
+        "report_histogram", "report_words", "phantom", "phantom_acquisition",
         "phantom_attributes", "phantom_cohort", "phantom_dicom",
     },
 }  # fmt: skip
 
 HOMES = {
-    "PIL": {"report_figures"},
+    "PIL": {"montage"},
     "click": {"cli"},
     # `stored` imports it where `Volume.dask` is called.
     "dask": {"graph", "stored"},

@@ -19,8 +19,7 @@ from test_read import damage_all_but_first_chunk
 
 from etl.errors import EXCLUSION_CODES, FAILURE_CODES, StoreError
 from etl.read import Volume, open_store
-from etl.report import write_report
-from etl.report_figures import draw_montage
+from etl.report import montage_of, write_report
 from etl.report_histogram import draw_histogram
 from etl.report_words import WARNINGS, explain
 
@@ -223,7 +222,7 @@ def test_the_patients_right_and_front_are_at_the_upper_left(tmp_path):
     hu = np.full((12, 40, 40), 0, np.float32)
     hu[:, 8:16, 8:16] = 80
     volume = only_volume(tmp_path, Series(hu, spacing_mm=(1, 1, 1), chunk=(4, 16, 16)))
-    sheet = picture(draw_montage(volume).uri)
+    sheet = picture(montage_of(volume).uri)
     tile = sheet[: (sheet.shape[0] - 8) // 3, : (sheet.shape[1] - 12) // 4]
     rows, columns = np.nonzero(tile[30:-30, 30:-30] > 200)
     middle = (tile.shape[0] - 60) / 2
@@ -237,7 +236,7 @@ def test_slices_run_from_the_lowest_to_the_highest_of_the_body(tmp_path):
     hu = np.full((60, 20, 20), -1000, np.float32)
     hu[12:48] = np.linspace(5, 75, 36, dtype=np.float32)[:, None, None]
     volume = only_volume(tmp_path, Series(hu, spacing_mm=(1, 1, 1), chunk=(8, 16, 16)))
-    montage = draw_montage(volume)
+    montage = montage_of(volume)
     sheet = picture(montage.uri)
     height, width = (sheet.shape[0] - 8) // 3, (sheet.shape[1] - 12) // 4
     middles = [
@@ -255,7 +254,7 @@ def test_a_slice_is_drawn_to_scale(tmp_path):
     # 20 rows of 2 mm and 80 columns of 1 mm: twice as wide as it is high.
     hu = np.full((4, 20, 80), 30, np.float32)
     volume = only_volume(tmp_path, Series(hu, spacing_mm=(5, 2, 1), chunk=(4, 20, 80)))
-    montage = draw_montage(volume)
+    montage = montage_of(volume)
     sheet = picture(montage.uri)
     assert montage.slices == 4
     assert (montage.height_px, montage.width_px) == sheet.shape
@@ -266,7 +265,7 @@ def test_a_slice_is_drawn_to_scale(tmp_path):
 @pytest.mark.parametrize("hu", [-1000.0, 3000.0], ids=["air", "metal"])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 7, 300), (50, 3, 3)], ids=str)
 def test_odd_volumes_have_a_montage(tmp_path, shape, hu):
-    montage = draw_montage(only_volume(tmp_path, Series(np.full(shape, hu, np.float32), chunk=shape)))
+    montage = montage_of(only_volume(tmp_path, Series(np.full(shape, hu, np.float32), chunk=shape)))
     assert picture(montage.uri).shape == (montage.height_px, montage.width_px)
 
 

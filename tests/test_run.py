@@ -16,8 +16,11 @@ import pytest
 import zarr
 from scipy import ndimage
 
+from etl.montage import Montage
 from etl.phantom import AIR_HU, HeadPhantom
 from etl.phantom_dicom import Acquisition, write_localizer, write_series
+from etl.read import open_store
+from etl.report import montage_of
 
 QUICK = ("--spacing-mm", "6", "--workers", "0")
 LEDGER_KEYS = [
@@ -559,6 +562,26 @@ def test_the_run_directory_lies_beside_the_store_and_is_named_for_the_time(cohor
     assert re.match(r"20\d{6}T\d{6}", run.name)
     assert {"ledger.jsonl", "run.json", "report.html"} <= {p.name for p in run.iterdir()}
     assert cohort_run.totals["run_dir"] == str(run)
+
+
+@pytest.mark.parametrize("reached", [True, False], ids=["drawn by the worker", "folder out of reach"])
+def test_the_report_shows_the_volumes_of_the_store(in_process, one_patient, tmp_path, monkeypatch, reached):
+    drawn = []
+    save = Montage.save
+
+    def recorded(picture, path):
+        drawn.append(path)
+        # As on a host that does not share the driver's folders.
+        save(picture, path if reached else path.parent / "elsewhere" / path.name)
+
+    monkeypatch.setattr(Montage, "save", recorded)
+    assert in_process("run", one_patient, tmp_path / "s.zarr", *QUICK).status == 0
+    [run] = (tmp_path / "s.runs").iterdir()
+    volumes = [volume for patient in open_store(tmp_path / "s.zarr").values() for volume in patient.values()]
+    page = (run / "report.html").read_text()
+    assert len(drawn) == len(volumes) > 0
+    assert re.findall(r'class="slices" src="([^"]*)"', page) == [montage_of(volume).uri for volume in volumes]
+    assert {path.name for path in run.iterdir()} == {"ledger.jsonl", "run.json", "report.html"}
 
 
 def test_each_run_has_a_directory_of_its_own(in_process, one_patient, tmp_path):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-
-from etl.stored import Volume
 
 BRAIN_WIDTH_HU, BRAIN_LEVEL_HU = 80, 40
 COLUMNS, ROWS = 4, 3
@@ -20,21 +20,60 @@ GAP_PX = 4
 
 # Above fat: skin and muscle count as body, blankets and air do not.
 _BODY_HU = -200.0
-# The candidates from which the slices are chosen; reading more planes of a chunk costs next to nothing.
+# Every second pixel of every second row shows where the body is as well as all of them.
+_STRIDE = 2
+# From these the slices are chosen; reading more planes of a chunk costs next to nothing.
 _CANDIDATES = 36
 
 
 @dataclass(frozen=True)
 class Montage:
-    """A JPEG of axial slices as a data URI, with what a caption needs."""
+    """A JPEG of axial slices, with what a caption needs."""
 
-    uri: str
+    jpeg: bytes
     width_px: int
     height_px: int
     slices: int
 
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode('ascii')}"
 
-def draw_montage(volume: Volume) -> Montage:
+    def save(self, path: Path) -> None:
+        """Write the picture to a file; it appears there whole.
+
+        Raises
+        ------
+        OSError
+        """
+        unfinished = path.with_suffix(".partial")
+        unfinished.write_bytes(self.jpeg)
+        unfinished.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> Montage:
+        """Read a picture that `save` wrote.
+
+        Raises
+        ------
+        OSError
+            There is none.
+        """
+        jpeg = path.read_bytes()
+        with Image.open(io.BytesIO(jpeg)) as picture:
+            return Montage(jpeg, *picture.size, int(picture.info["comment"]))
+
+
+def candidate_planes(planes: int) -> list[int]:
+    """Give the axial planes, of so many, from which `draw_montage` chooses."""
+    evenly = np.linspace(0, planes - 1, min(_CANDIDATES, planes))
+    return [int(k) for k in np.unique(evenly.round())]
+
+
+def draw_montage(
+    hu: NDArray[np.float32], *, window_hu: tuple[int, int], z_mm: Sequence[float], spacing_mm: tuple[float, float]
+) -> Montage:
     """Draw axial slices spread evenly over the body, brain window.
 
     Rows run to posterior and columns to the patient's left, as stored: the patient's right is on the viewer's
@@ -42,32 +81,26 @@ def draw_montage(volume: Volume) -> Montage:
 
     Parameters
     ----------
-    volume : Volume
-        Only the chunks that hold a candidate plane are decoded.
+    hu : (n, y, x) float32 array, HU
+        The `candidate_planes` of a volume.
+    window_hu : (low, high)
+        Beyond these it was clipped.
+    z_mm : sequence of n floats
+        Where the planes lie.
+    spacing_mm : (y, x)
 
     Returns
     -------
     Montage
         From inferior to superior, row by row.
-
-    Raises
-    ------
-    StoreError
-        A chunk cannot be read.
     """
-    count = min(_CANDIDATES, volume.shape[0])
-    candidates = np.unique(np.linspace(0, volume.shape[0] - 1, count).round().astype(int))
-    hu = volume.hu_of(volume.planes(0, candidates.tolist()))
-    low, high = volume.window_hu
-    body = hu > max(_BODY_HU, low + 0.02 * (high - low))
+    low, high = window_hu
+    body = hu[:, ::_STRIDE, ::_STRIDE] > max(_BODY_HU, low + 0.02 * (high - low))
     chosen = _spread(body.mean(axis=(1, 2)) > 0.01, COLUMNS * ROWS)
-    rows, columns = (_bounds(np.asarray(body.any(axis=axes))) for axes in ((0, 2), (0, 1)))
-    origin_mm, step_mm = volume.affine_lps[2, 3], volume.affine_lps[2, 0]
-    tiles = [
-        _tile(hu[n, rows, columns], volume.spacing_mm[1:], f"{origin_mm + candidates[n] * step_mm:.0f} mm")
-        for n in chosen
-    ]
-    return _join(tiles)
+    rows, columns = (
+        _bounds(np.asarray(body.any(axis=axes)), n) for axes, n in (((0, 2), hu.shape[1]), ((0, 1), hu.shape[2]))
+    )
+    return _join([_tile(hu[n, rows, columns], spacing_mm, f"{z_mm[n]:.0f} mm") for n in chosen])
 
 
 def _spread(wanted: NDArray[np.bool_], count: int) -> list[int]:
@@ -78,15 +111,15 @@ def _spread(wanted: NDArray[np.bool_], count: int) -> list[int]:
     return [int(i) for i in (edges[:-1] + edges[1:]) / 2]
 
 
-def _bounds(wanted: NDArray[np.bool_]) -> slice:
-    found = np.flatnonzero(wanted)
+def _bounds(wanted: NDArray[np.bool_], pixels: int) -> slice:
+    found = np.flatnonzero(wanted) * _STRIDE
     if not found.size:
-        return slice(0, len(wanted))
-    margin = len(wanted) // 20
-    return slice(max(0, int(found[0]) - margin), int(found[-1]) + 1 + margin)
+        return slice(0, pixels)
+    margin = pixels // 20
+    return slice(max(0, int(found[0]) - margin), int(found[-1]) + _STRIDE + margin)
 
 
-def _tile(hu: NDArray[np.float32], spacing_mm: tuple[float, ...], label: str) -> Image.Image:
+def _tile(hu: NDArray[np.float32], spacing_mm: tuple[float, float], label: str) -> Image.Image:
     """Draw one slice (y, x) to scale, its longer side TILE_PX."""
     low = BRAIN_LEVEL_HU - BRAIN_WIDTH_HU / 2
     grey = np.clip((hu - low) * (255 / BRAIN_WIDTH_HU), 0, 255).astype(np.uint8)
@@ -120,10 +153,6 @@ def _join(tiles: list[Image.Image]) -> Montage:
     for n, tile in enumerate(tiles):
         sheet.paste(tile, (n % columns * across, n // columns * down))
     buffer = io.BytesIO()
-    sheet.save(buffer, "JPEG", quality=76)
-    return Montage(
-        f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",
-        sheet.width,
-        sheet.height,
-        len(tiles),
-    )
+    # What the caption needs travels with the picture.
+    sheet.save(buffer, "JPEG", quality=76, comment=str(len(tiles)))
+    return Montage(buffer.getvalue(), sheet.width, sheet.height, len(tiles))
