@@ -239,6 +239,7 @@ def try_input(files, work):
     from etl.config import build_config, load_preset
     from etl.errors import UsageError
     from etl.plan import make_plan
+    from etl.pool import SerialPool
     from etl.process import process
     from etl.run import scan_inputs
     from etl.scan import Limits
@@ -249,7 +250,7 @@ def try_input(files, work):
         (dicom / name).write_bytes(content)
     options = {"spacing_mm": "12", "min_slices": 2, "max_file_mb": LIMIT_MB, "max_volume_mb": LIMIT_MB}
     config = build_config(load_preset("head-ct"), options)
-    scan = scan_inputs([str(work / "dicom")], _Here(), limits=Limits(file_bytes=LIMIT_MB << 20), quiet=True)
+    scan = scan_inputs([str(work / "dicom")], SerialPool(), limits=Limits(file_bytes=LIMIT_MB << 20), quiet=True)
     found = Counter({"ignored": scan.ignored_files, "unreadable": len(scan.unreadable)})
     found["out of memory"] += sum("MemoryError" in item.detail for item in scan.unreadable)
     try:
@@ -273,14 +274,6 @@ def try_input(files, work):
 
 def _refuse(constant):
     raise AssertionError(f"{constant} stands in the metadata of a series")
-
-
-class _Here:
-    """The pool that works in this process."""
-
-    def map(self, function, items, *shared):
-        for item in items:
-            yield item, function(item, *shared)
 
 
 # --- processes ------------------------------------------------------------------------------------------
