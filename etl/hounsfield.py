@@ -9,6 +9,8 @@ from etl.errors import SeriesError
 
 AIR_HU = -1024.0
 """What padding and everything outside the scanned field becomes."""
+BRAIN_WIDTH_HU, BRAIN_LEVEL_HU = 80, 40
+"""The window in which brain is looked at."""
 
 
 def to_hounsfield(stored: NDArray[np.integer], *, slope: float, intercept: float) -> NDArray[np.float32]:

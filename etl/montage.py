@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-BRAIN_WIDTH_HU, BRAIN_LEVEL_HU = 80, 40
+from etl.hounsfield import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU
+
 COLUMNS, ROWS = 4, 3
 TILE_PX, MIN_TILE_PX = 220, 110
 GAP_PX = 4

@@ -12,15 +12,19 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etl.errors import StoreError
-from etl.montage import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU, Montage, candidate_planes, draw_montage
+from etl.hounsfield import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU
 from etl.read import Store, Volume, open_store
 from etl.report_histogram import draw_histogram
 from etl.report_words import explain
+
+if TYPE_CHECKING:
+    # A report without pictures, of a run that found all as it was, need not load what draws them.
+    from etl.montage import Montage
 
 _OUTCOMES = ("written", "unchanged", "failed", "excluded")
 _FINGERPRINT_LABELS = {
@@ -205,6 +209,8 @@ def montage_of(volume: Volume) -> Montage:
     StoreError
         A chunk cannot be read.
     """
+    from etl.montage import candidate_planes, draw_montage  # noqa: PLC0415
+
     planes = candidate_planes(volume.shape[0])
     origin_mm, step_mm = volume.affine_lps[2, 3], volume.affine_lps[2, 0]
     return draw_montage(
@@ -216,6 +222,8 @@ def montage_of(volume: Volume) -> Montage:
 
 
 def _drawn_before(picture: Path | None) -> Montage | None:
+    from etl.montage import Montage  # noqa: PLC0415
+
     # A worker on another host may not have reached the folder.
     with suppress(OSError):
         return None if picture is None else Montage.load(picture)

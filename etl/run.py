@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -29,7 +30,6 @@ from etl.store import StoreWriter
 # Of one message to a worker, which stays below 64 kB with them.
 MOST_SLICES = 512
 MOST_SOURCES = 16
-PICTURES_NAME = "pictures"
 
 
 def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
@@ -103,8 +103,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
             todo, unchanged = _split_unchanged(plan, writer)
             if todo:
                 writer.withdraw_consolidated()
-            drawing.enter_context(_folder_of_pictures(run_dir))
-            todo = _with_pictures(todo, run_dir / PICTURES_NAME)
+            todo = _with_pictures(todo, drawing.enter_context(_folder_of_pictures(run_dir)))
             receipts, stopped = _process_all(pool, todo, config, store_path, lock)
         # The pool is closed: no worker of ours publishes any more.
         lock.check()
@@ -124,17 +123,20 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
 
 
 @contextmanager
-def _folder_of_pictures(run_dir: Path) -> Iterator[None]:
-    """Have a folder for the workers' pictures until they are in the report."""
-    folder = run_dir / PICTURES_NAME
+def _folder_of_pictures(run_dir: Path) -> Iterator[Path]:
+    """Give a folder for the workers' pictures; it goes when they are in the report."""
+    is_new = not run_dir.exists()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    # Workers have working folders of their own.
+    folder = Path(tempfile.mkdtemp(prefix=".pictures-", dir=os.path.abspath(run_dir)))
     try:
-        folder.mkdir(parents=True)
-        yield
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            # Of a run that ended before it wrote anything nothing is left.
-            run_dir.rmdir()
+        if is_new:
+            with suppress(OSError):
+                # It is empty where the run ended before it wrote anything.
+                run_dir.rmdir()
 
 
 def _with_pictures(tasks: list[SeriesTask], folder: Path) -> list[SeriesTask]:
