@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NOT_A_TERMINAL_COLUMNS = 160
 BAR_CHARACTERS = 40
+# Nobody reads more, and a row takes the driver a millisecond.
+MOST_ROWS = 500
 
 
 def scan_summary(scan: ScanResult, plan: Plan) -> dict[str, Any]:
@@ -95,16 +97,28 @@ def print_run(entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: b
             f"{entry.bytes_in / 1e6:.1f}",
             f"{entry.bytes_out / 1e6:.1f}" if entry.bytes_out else "",
         )
-        for entry in entries
+        for entry in _shown(entries)
     ]
     console = _console()
     console.print(_table(columns, rows))
+    if len(rows) < len(entries):
+        console.print(
+            f"{len(entries) - len(rows)} more that need no look; --json prints all"
+        )
     outcomes = ", ".join(f"{totals[name]} {name}" for name in ("written", "unchanged", "excluded", "failed"))
     console.print(f"{totals['scanned']} series: {outcomes}; {totals['ignored_files']} files are not DICOM")
     if not dry_run:
         console.print(f"store:  {escape(totals['store'])}", soft_wrap=True)
         if totals["report"]:
             console.print(f"report: {escape(totals['report'])}", soft_wrap=True)
+
+
+def _shown(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Give all entries, or of many those first that did not come as wanted."""
+    if len(entries) <= MOST_ROWS:
+        return entries
+    ranks = {"failed": 0, "excluded": 1}
+    return sorted((e for e in entries if e.outcome in ranks), key=lambda e: ranks[e.outcome])[:MOST_ROWS]
 
 
 def store_summary(store: Store) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from etl.plan import make_plan
 from etl.read import open_store
 from etl.scan import merge_scans, scan_source
 from etl.sources import find_sources
-from etl.tables import print_info, print_run, print_scan, scan_summary, store_summary
+from etl.tables import MOST_ROWS, print_info, print_run, print_scan, scan_summary, store_summary
 
 ENTRY = Entry("P1", "P1", "1.2.3", 4, "0004-c47f5b18", 30, "written", seconds=0.5, bytes_in=2_000_000)
 TOTALS = {
@@ -93,6 +93,15 @@ def test_print_run_shows_reasons_totals_and_places(capsys):
     assert "2 series: 1 written, 0 unchanged, 0 excluded, 1 failed" in printed
     assert "/data/s.zarr" in printed
     assert "/data/s.runs/x/report.html" in printed
+
+
+def test_of_many_series_those_are_shown_that_did_not_come_as_wanted(capsys):
+    many = [replace(ENTRY, patient_id=f"W{n}") for n in range(MOST_ROWS)]
+    left_out = [ENTRY.excluded("too-few-slices", "x"), replace(ENTRY, patient_id="P9").failed("unreadable", "y")]
+    print_run([*many, *left_out], TOTALS, dry_run=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith(("P", "W"))] == ["P9", "P1"]
+    assert any(line.startswith(f"{MOST_ROWS} more") for line in lines)
 
 
 def test_print_run_of_a_dry_run_names_no_report(capsys):
