@@ -102,9 +102,7 @@ def print_run(entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: b
     console = _console()
     console.print(_table(columns, rows))
     if len(rows) < len(entries):
-        console.print(
-            f"{len(entries) - len(rows)} more that need no look; --json prints all"
-        )
+        console.print(f"{len(entries) - len(rows)} more that need no look; --json prints all")
     outcomes = ", ".join(f"{totals[name]} {name}" for name in ("written", "unchanged", "excluded", "failed"))
     console.print(f"{totals['scanned']} series: {outcomes}; {totals['ignored_files']} files are not DICOM")
     if not dry_run:

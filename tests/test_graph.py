@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import time
 from collections import Counter
@@ -60,6 +61,18 @@ def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool,
 def test_an_item_that_needs_more_than_there_is_runs_alone_all_the_same(pool, monkeypatch):
     monkeypatch.setattr(etl.graph, "MEMORY_LIMIT", 10)
     assert sorted(pool.map(double, range(3), 0, **LARGE)) == [(0, 0), (1, 2), (2, 4)]
+
+
+def environment(_):
+    return dict(os.environ)
+
+
+@pytest.mark.slow
+def test_workers_have_one_blas_thread_and_an_allocator_that_may_learn(pool):
+    # Dask's trim threshold, wherever it is set, tripled the time that workers spend in the kernel.
+    [(_, found)] = pool.map(environment, [None], share=lambda _: 1.0, memory_bytes=lambda _: 0)
+    assert {found[name] for name in etl.graph.BLAS_THREADS} == {"1"}
+    assert "MALLOC_TRIM_THRESHOLD_" not in found
 
 
 @pytest.mark.slow
