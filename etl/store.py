@@ -11,12 +11,11 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
-from zarr.core.buffer import Buffer
 
 from etl import disk
 from etl.errors import DiskFullError, StoreConflictError, StoreError, UsageError
@@ -24,6 +23,9 @@ from etl.fingerprint import fingerprint
 from etl.inventory import METADATA, NODES, is_partial
 from etl.nodes import as_text, group, root_attributes, sealed, with_consolidated
 from etl.provenance import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
 
 SOURCE_ARRAYS = ("sop_instance_uid", "position_mm", "instance_number")
 

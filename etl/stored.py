@@ -10,7 +10,6 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from etl.errors import StoreError
@@ -19,6 +18,7 @@ from etl.stored_metadata import VolumeMetadata
 
 if TYPE_CHECKING:
     import dask.array
+    import zarr
 
 Selection = int | slice | EllipsisType | tuple[int | slice | EllipsisType, ...]
 """What numpy calls basic indexing, without negative steps."""
@@ -265,20 +265,25 @@ class Volume(VolumeMetadata):
         process = os.getpid()
         if self._opened is None or self._opened[0] != process:
             with self._reading("volume"):
-                array = zarr.open_array(self.store_path, path=f"{self.node}/volume", mode="r")
+                array = self._open("volume")
             self._opened = (process, array)
         return self._opened[1]
 
     def _optional_array(self, name: str) -> Any:
         try:
-            zarr.open_array(self.store_path, path=f"{self.node}/{name}", mode="r")
+            self._open(name)
         except FileNotFoundError:
             return None
         return self._side_array(name)
 
     def _side_array(self, name: str) -> Any:
         with self._reading(name):
-            return zarr.open_array(self.store_path, path=f"{self.node}/{name}", mode="r")[...]
+            return self._open(name)[...]
+
+    def _open(self, name: str) -> zarr.Array[Any]:
+        import zarr  # noqa: PLC0415 - a store's metadata alone can be read without it
+
+        return zarr.open_array(self.store_path, path=f"{self.node}/{name}", mode="r")
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:

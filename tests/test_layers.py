@@ -194,7 +194,7 @@ def test_import_etl_loads_nothing_heavy() -> None:
     ("statement", "unwanted"),
     [
         ("import etl.cli", {"dask", "distributed", "pydicom", "torch", "zarr"}),
-        ("import etl.read", {"dask", "distributed", "pydicom", "torch", "scipy"}),
+        ("import etl.read", {"dask", "distributed", "pydicom", "torch", "scipy", "zarr"}),
         ("import etl.training", {"dask", "distributed", "pydicom", "torch"}),
         ("import etl.process", {"dask", "distributed", "torch", "rich", "click"}),
     ],
