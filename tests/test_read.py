@@ -80,6 +80,17 @@ def test_a_store_maps_patient_ids_to_patients_and_series_keys_to_volumes(tmp_pat
         np.testing.assert_array_equal(store[one.patient_id][one.key][...], one.normalised)
 
 
+@pytest.mark.parametrize("consolidated", [True, False])
+def test_a_url_gives_what_the_folder_gives(tmp_path, consolidated):
+    path = write_store(tmp_path / "s.zarr", [Series(random_hu())], consolidated=consolidated)
+    [local], [there] = (
+        [volume for patient in open_store(where).values() for volume in patient.values()]
+        for where in (path, f"file://{path}")
+    )
+    assert (there.patient_id, there.key, there.attributes) == (local.patient_id, local.key, local.attributes)
+    np.testing.assert_array_equal(there[...], local[...])
+
+
 def test_config_and_fingerprint_come_from_the_root(store_path):
     store = open_store(store_path)
     assert store.config["window"] == [-1000, 2000]
