@@ -117,10 +117,10 @@ def read_hounsfield(
         plateau = find_plateau(stored, slope=slope, intercept=intercept) if padded is None else None
         if plateau is not None:
             padded = stored == plateau
-        quality.add(hu, padded, implicit=plateau is not None)
         if padded is not None:
-            # Mostly it is the same mask; what is worked out for it then need not be compared again.
+            # Mostly it is the same mask, and then the same object: what is worked out for it is worked out once.
             last = padded = last if last is not None and np.array_equal(last, padded) else padded
+        quality.add(hu, padded, implicit=plateau is not None)
         yield hu, padded
 
 

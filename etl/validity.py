@@ -36,7 +36,8 @@ class ValidityMap:
         self._row_index, self._column_index = grid.row_index(), grid.column_index()
         self._interpolated = _lost_planes(grid)
         self._valid: NDArray[np.bool_] | None = None
-        self._last: tuple[NDArray[np.bool_], float, float, NDArray[np.bool_]] | None = None
+        self._last: tuple[NDArray[np.bool_] | None, float, float, NDArray[np.bool_]] | None = None
+        self._noted: dict[int, NDArray[np.bool_]] = {}
 
     def watch(
         self, planes: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_] | None]], *, fill: bool
@@ -71,22 +72,25 @@ class ValidityMap:
         row_inside, column_inside = _inside(rows, self._rows), _inside(columns, self._columns)
         if padded is None and row_inside.all() and column_inside.all():
             return
-        valid = np.logical_and.outer(row_inside, column_inside)
-        if padded is not None:
-            valid &= self._unpadded(k, padded)
+        valid = self._valid_of(rows, columns, padded)
         if self._valid is None:
             self._valid = np.ones(self._count, bool)
-        for plane in np.flatnonzero(np.abs(self._across[:, k]) > SMALLEST_WEIGHT):
-            self._valid[plane] &= valid
+        for plane in np.flatnonzero(np.abs(self._across[:, k]) > SMALLEST_WEIGHT).tolist():
+            # Once is enough for slices of one mask and grid.
+            if self._noted.get(plane) is not valid:
+                self._valid[plane] &= valid
+                self._noted[plane] = valid
 
-    def _unpadded(self, k: int, padded: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Look padding up under each output sample; slices of a series mostly share mask and grid."""
-        rows, columns = self._row_index[k], self._column_index[k]
+    def _valid_of(
+        self, rows: NDArray[np.float64], columns: NDArray[np.float64], padded: NDArray[np.bool_] | None
+    ) -> NDArray[np.bool_]:
+        """Look a slice up under each output sample: the same array as before for the same mask and grid."""
         last = self._last
         if last is None or (last[1], last[2]) != (rows[0], columns[0]) or last[0] is not padded:
-            nearest = np.ix_(_nearest(rows, self._rows), _nearest(columns, self._columns))
-            last = padded, float(rows[0]), float(columns[0]), ~padded[nearest]
-            self._last = last
+            valid = np.logical_and.outer(_inside(rows, self._rows), _inside(columns, self._columns))
+            if padded is not None:
+                valid &= ~padded[np.ix_(_nearest(rows, self._rows), _nearest(columns, self._columns))]
+            last = self._last = padded, float(rows[0]), float(columns[0]), valid
         return last[3]
 
 
