@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,11 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 THIN_SLICES = 14
 COARSE = ("--spacing-mm", "6", "--workers", "0")
 """Options of a quick run: few voxels, no processes."""
+
+# A shell starts what runs in the background with SIGINT ignored, which processes inherit: commands that tests
+# start would not see Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
