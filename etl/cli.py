@@ -148,12 +148,13 @@ def info(store: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument("store")
-@click.option(
-    "--input", "inputs", multiple=True, metavar="INPUT", help="Compare values with this DICOM; repeatable."
-)
+@click.argument("more_inputs", metavar="", nargs=-1)
+@click.option("--input", "inputs", multiple=True, metavar="INPUT...", help="Compare values with this DICOM.")
 @click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
 @click.option("--repair", is_flag=True, help="Remove what the next run can make again.")
-def verify(store: str, inputs: tuple[str, ...], deidentify: str | None, repair: bool) -> None:
+def verify(
+    store: str, more_inputs: tuple[str, ...], inputs: tuple[str, ...], deidentify: str | None, repair: bool
+) -> None:
     """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
     from etl import verify as check
     from etl.deidentify import Pseudonyms, read_key
@@ -161,6 +162,10 @@ def verify(store: str, inputs: tuple[str, ...], deidentify: str | None, repair: 
     from etl.run import scan_inputs
     from etl.scan import Limits
 
+    if more_inputs and not inputs:
+        raise UsageError(f"verify takes one STORE; {more_inputs[0]!r} beside it needs --input before it")
+    # An option takes one value; the further ones of `--input A B` arrive as arguments.
+    inputs += more_inputs
     count, findings = check.verify_store(store)
     click.echo(f"{count} volumes checked")
     if inputs:

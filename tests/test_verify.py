@@ -349,6 +349,20 @@ def forge(store, series, change):
     )
 
 
+def test_several_inputs_may_follow_one_input_option(in_process, whole, store):
+    parts = sorted((whole / "dicom").iterdir())
+    assert len(parts) == 2
+    done = in_process("verify", store, "--input", *parts)
+    assert done.status == 0, done.why
+    assert "2 volumes compared with the input" in done.stdout
+
+
+def test_a_second_store_is_wrong_usage(in_process, store):
+    done = in_process("verify", store, store)
+    assert (done.status, done.stdout) == (2, "")
+    assert "--input" in done.stderr
+
+
 def test_input_that_agrees_has_no_findings(in_process, whole, store):
     done = in_process("verify", store, "--input", whole / "dicom")
     assert done.status == 0, done.why
