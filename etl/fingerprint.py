@@ -9,7 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BODY_HU = -500
-"""Voxels above this are body: it separates tissue from air and most of the lung."""
+"""Voxels above this are body: it separates tissue from air and most of the lung.
+
+Where the window begins above it, so does the body: the first bin holds all the air that was clipped.
+"""
 
 
 def fingerprint(histograms: Iterable[NDArray[np.uint32]], window: tuple[int, int]) -> dict[str, Any]:
@@ -42,7 +45,8 @@ def fingerprint(histograms: Iterable[NDArray[np.uint32]], window: tuple[int, int
         total += histogram
         volumes += 1
     hu = np.arange(window[0], window[1] + 1)
-    body, body_hu = total[hu > BODY_HU], hu[hu > BODY_HU].astype(np.float64)
+    is_body = hu > max(BODY_HU, window[0])
+    body, body_hu = total[is_body], hu[is_body].astype(np.float64)
     count = int(body.sum())
     found: dict[str, Any] = {"volumes": volumes, "voxels": int(total.sum()), "body_voxels": count}
     names = ("mean_hu", "std_hu", "percentile_00_5_hu", "percentile_50_0_hu", "percentile_99_5_hu")

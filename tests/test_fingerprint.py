@@ -71,12 +71,17 @@ def test_body_begins_above_minus_500() -> None:
     assert (found["voxels"], found["body_voxels"], found["mean_hu"]) == (3, 1, -499.0)
 
 
+def test_air_that_a_narrow_window_clips_is_no_body() -> None:
+    found = fingerprint([count(np.array([0] * 90 + [30, 40, 50]), (0, 80))], (0, 80))
+    assert (found["voxels"], found["body_voxels"], found["mean_hu"]) == (93, 3, 40.0)
+
+
 @pytest.mark.parametrize("window", [(0, 80), (-600, -550)])
 def test_any_window_may_be_the_cohorts(window: tuple[int, int]) -> None:
     hu = np.arange(window[0], window[1] + 1)
     found = fingerprint([count(hu, window)], window)
     assert found["voxels"] == len(hu)
-    assert found["body_voxels"] == int((hu > BODY_HU).sum())
+    assert found["body_voxels"] == int((hu > max(BODY_HU, window[0])).sum())
     assert (found["mean_hu"] is None) == (window[1] <= BODY_HU)
 
 
