@@ -36,6 +36,10 @@ from etl.volume import Geometry
 
 # Slices that wander less in plane than this share one operator; positions are printed to about 0.001 mm.
 STEADY_MM = 0.005
+# A stack whose slices wander less from the first to the last is upright: no affine is sheared for that.
+LOOSE_MM = 0.05
+# How far slices may lie from where an even spacing puts them, in their own spacing.
+ASTRAY_SHARE = 0.1
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 
@@ -207,12 +211,17 @@ def _place_by_spacing(layout: Layout, step_mm: Triple) -> tuple[Shape, NDArray[n
 
 def _place_by_zoom(layout: Layout, factors: Triple) -> tuple[Shape, NDArray[np.float64], NDArray[np.float64]]:
     lengths = (len(layout.order), layout.rows, layout.columns)
-    count = [max(1, round(n * f)) for n, f in zip(lengths, factors, strict=True)]
+    count = [round(n * f) for n, f in zip(lengths, factors, strict=True)]
+    if min(count) < 1:
+        raise SeriesError(
+            "inconsistent-slices", f"zoom {factors} leaves nothing of {lengths} (slices, rows, columns)"
+        )
     samples = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lengths, count, strict=True)]
     advance = np.diag([0.0, layout.row_spacing_mm * samples[1], layout.column_spacing_mm * samples[2]])
     # From the first slice to the last as they are: a tilted stack keeps its shear, and the affine says so.
-    per_slice = (layout.offset_mm[-1] - layout.offset_mm[0]) / (lengths[0] - 1)
-    if layout.gantry_tilt_deg == 0:
+    moved = layout.offset_mm[-1] - layout.offset_mm[0]
+    per_slice = moved / (lengths[0] - 1)
+    if layout.gantry_tilt_deg == 0 and np.abs(moved[1:]).max() <= LOOSE_MM:
         per_slice[1:] = 0.0
     advance[0] = per_slice * samples[0]
     return (count[0], count[1], count[2]), layout.offset_mm[0].copy(), advance
@@ -227,6 +236,14 @@ def _require_regular(layout: Layout) -> None:
         raise SeriesError("inconsistent-slices", "slices jump in plane; zoom and native need them on one line")
     if not layout.is_regular:
         raise SeriesError("inconsistent-slices", f"{found}; zoom and native need equal gaps, spacing-mm does not")
+    along = layout.offset_mm[:, 0]
+    astray = float(np.abs(along - np.linspace(along[0], along[-1], len(along))).max())
+    if astray > ASTRAY_SHARE * float(np.median(gaps)):
+        raise SeriesError(
+            "inconsistent-slices",
+            f"{found} and add up to {astray:.3f} mm off an even spacing; zoom and native need equal gaps, "
+            "spacing-mm does not",
+        )
 
 
 def _zoom_matrix(n: int, factor: float, *, flipped: bool) -> NDArray[np.float64]:

@@ -481,6 +481,36 @@ def test_by_zoom_the_outer_voxels_are_the_outer_pixels(name: str, zoom: tuple[fl
     assert geometry.shape == tuple(round(n * f) for n, f in zip(lengths, zoom, strict=True))
 
 
+def _axial(position: Array) -> Acquired:
+    to_columns, to_rows = np.eye(3)[:2]
+    return Acquired(position, to_columns, to_rows, 0.5, 0.5, 16, 16, tuple(range(len(position))))
+
+
+@pytest.mark.parametrize("zoom", [(1.0, 0.5, 0.5), None], ids=str)
+def test_gaps_that_add_up_to_another_place_are_no_even_spacing(zoom: tuple[float, float, float] | None) -> None:
+    along = np.concatenate([[0], np.cumsum([0.99] * 100 + [1.01] * 100)])
+    layout = _axial(np.outer(along, [0.0, 0.0, 1.0])).layout()
+    assert layout.is_regular
+    with pytest.raises(SeriesError, match=r"1\.000 mm off") as raised:
+        make_grid(layout, zoom=zoom)
+    assert raised.value.code == "inconsistent-slices"
+
+
+def test_a_drift_too_small_for_a_tilt_still_stands_in_the_affine() -> None:
+    along = np.arange(0, 601.0)
+    stack = _axial(along[:, None] * [0.0, np.tan(np.radians(0.095)), 1.0])
+    assert stack.layout().gantry_tilt_deg == 0
+    last = make_grid(stack.layout()).geometry.affine_lps @ [600.0, 0, 0, 1]
+    np.testing.assert_allclose(last[:3], stack.position[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("zoom", [(0.04, 0.5, 0.5), (1.0, 0.03, 0.5)], ids=str)
+def test_a_zoom_that_leaves_nothing_is_refused(zoom: tuple[float, float, float]) -> None:
+    with pytest.raises(SeriesError, match="leaves nothing") as raised:
+        make_grid(_axial(np.outer(np.arange(12.0), [0.0, 0.0, 1.0])).layout(), zoom=zoom)
+    assert raised.value.code == "inconsistent-slices"
+
+
 @pytest.mark.parametrize(
     ("name", "grid"),
     [
