@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
-from etl.dicom import native_frame_bytes
+from etl.dicom import is_native, native_frame_bytes
 from etl.errors import SeriesError
 from etl.geometry import Layout
 from etl.inflate import DEFLATED
@@ -30,12 +31,13 @@ def check_rescale(stack: Stack) -> None:
     slices = stack.slices
     # NaN compares false: absent values lack too.
     usable = (np.abs(slices.slope) <= LARGEST_RESCALE) & (np.abs(slices.intercept) <= LARGEST_RESCALE)
+    usable &= slices.slope != 0
     lacking = int((~usable).sum())
     if lacking:
         raise SeriesError(
             "missing-rescale",
-            f"Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is absent or beyond 1e6 in {lacking} of "
-            f"{len(stack.slices)} slices; both are needed",
+            f"Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is absent or beyond 1e6, or the slope 0, "
+            f"in {lacking} of {len(stack.slices)} slices; both are needed",
         )
     if stack.key.rescale_type.upper() != "HU":
         raise SeriesError(
@@ -43,23 +45,41 @@ def check_rescale(stack: Stack) -> None:
         )
 
 
-def check_complete(stack: Stack) -> None:
-    """Refuse a stack with files that end before their pixels do.
-
-    Raises
-    ------
-    SeriesError
-        ``truncated-pixel-data``
-    """
+def is_cut_short(stack: Stack) -> NDArray[np.bool_]:
+    """Tell which slices are in files that end before their pixels do, as far as headers tell."""
     slices = stack.slices
     # Encapsulated and deflated pixels have no length to compare with; their decoder finds out.
     deflated = np.array([fmt.transfer_syntax_uid == DEFLATED for fmt in stack.formats])[slices.format]
     known = (slices.pixel_offset >= 0) & ~deflated
-    short = known & (slices.pixel_offset + np.maximum(slices.pixel_length, 0) > slices.file_bytes)
+    return np.asarray(known & (slices.pixel_offset + np.maximum(slices.pixel_length, 0) > slices.file_bytes))
+
+
+def check_complete(stack: Stack) -> None:
+    """Refuse a stack with files that hold less pixels than they say, or more than their header knows.
+
+    Raises
+    ------
+    SeriesError
+        ``truncated-pixel-data``; ``inconsistent-slices``: Pixel Data is longer than Rows, Columns, Bits Allocated
+        and Number of Frames make it, by a row or more, so that one of them is wrong.
+    """
+    slices = stack.slices
+    short = is_cut_short(stack)
     if short.any():
         raise SeriesError(
             "truncated-pixel-data",
             f"Pixel Data (7FE0,0010) is longer than the file in {int(short.sum())} of {len(slices)} slices",
+        )
+    expected = np.array([native_frame_bytes(fmt) * fmt.number_of_frames for fmt in stack.formats])[slices.format]
+    row = np.array([native_frame_bytes(fmt) // max(1, fmt.rows) for fmt in stack.formats])[slices.format]
+    native = np.array([is_native(fmt) for fmt in stack.formats])[slices.format]
+    long = native & (slices.pixel_length >= expected + row)
+    if long.any():
+        first = int(np.flatnonzero(long)[0])
+        raise SeriesError(
+            "inconsistent-slices",
+            f"Pixel Data (7FE0,0010) has {slices.pixel_length[first]} bytes where Rows, Columns, Bits Allocated "
+            f"and Number of Frames make it {expected[first]}, in {int(long.sum())} of {len(slices)} slices",
         )
 
 
@@ -90,15 +110,19 @@ def layout_warnings(stack: Stack, layout: Layout) -> tuple[str, ...]:
         "irregular-spacing": not layout.is_regular,
         "shifted-slices": not layout.is_even,
         "mixed-padding": len(np.unique(padding[np.isfinite(padding)])) + bool(np.isnan(padding).any()) > 1,
-        "duplicates-dropped": stack.has_copies,
+        "duplicates-dropped": stack.copies is not None,
         "lossy-compressed": stack.lossy,
     }
     return tuple(code for code, applies in found.items() if applies)
 
 
 def stack_digest(stack: Stack) -> str:
-    """Give the digest of what identifies a stack's source: identities, geometry, lengths, not times or places."""
+    """Give the digest of what identifies a stack's source: identities, geometry, lengths, what values mean.
+
+    Not times or places.
+    """
     slices, key = stack.slices, stack.key
+    bits = ("bits_allocated", "bits_stored", "high_bit", "pixel_representation")
     columns = {
         "sop_instance_uid": slices.sop_instance_uid,
         "frame": slices.frame,
@@ -108,6 +132,9 @@ def stack_digest(stack: Stack) -> str:
         **{f"position_{i}": slices.position_lps_mm[:, i] for i in range(3)},
         "slope": slices.slope,
         "intercept": slices.intercept,
+        "thickness": slices.thickness_mm,
+        **{f"padding_{i}": slices.padding[:, i] for i in range(2)},
+        **{name: np.array([getattr(fmt, name) for fmt in stack.formats])[slices.format] for name in bits},
     }
     return source_digest(
         columns,

@@ -113,9 +113,7 @@ def read_slices(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[NDArray
             fmt = stack.formats[slices.format[i]]
             with _reported(_uid(slices, i)):
                 yield (
-                    _native_frame(held, fmt, slices, i)
-                    if _is_native(fmt)
-                    else _encoded_frame(held, fmt, slices, i)
+                    _native_frame(held, fmt, slices, i) if is_native(fmt) else _encoded_frame(held, fmt, slices, i)
                 )
 
 
@@ -152,7 +150,8 @@ class _HeldFile:
         return self._frames
 
 
-def _is_native(fmt: PixelFormat) -> bool:
+def is_native(fmt: PixelFormat) -> bool:
+    """Whether pixels are written as they are, in one piece."""
     return not UID(fmt.transfer_syntax_uid).is_encapsulated
 
 

@@ -20,6 +20,9 @@ SAME_POSITION_MM = 0.01
 FARTHEST_MM = 1e6
 # From micro-CT to a projection of the whole body.
 PIXEL_SPACING_MM = (1e-3, 100.0)
+# Two parts of a scan may meet anywhere, but only where they meet; slices are never planned so close.
+CLOSE_SHARE = 0.05
+CLOSE_MOST_SHARE = 0.4
 MISSING_GAP_RATIO = 1.5
 MISSING_RUN_RATIO = 2.5
 IRREGULAR_SHARE = 0.02
@@ -145,7 +148,7 @@ def lay_out(
     ------
     SeriesError
         ``missing-geometry``: a position, the orientation or the spacing is absent or senseless.
-        ``duplicate-positions``: two slices are at one place.
+        ``duplicate-positions``: two slices are at one place, or many nearly so.
     """
     axes = slice_axes(orientation)
     if len(pixel_spacing_mm) != 2 or not all(
@@ -173,6 +176,7 @@ def lay_out(
             "duplicate-positions",
             f"{doubled} of {len(order)} slices lie within {SAME_POSITION_MM} mm of the one before",
         )
+    _refuse_close(gaps, thickness_mm)
     return Layout(
         order=order,
         axes=axes,
@@ -184,6 +188,21 @@ def lay_out(
         gantry_tilt_deg=_tilt_deg(offset_mm) if _line_residual_mm(offset_mm) <= EVEN_MM else 0.0,
         missing=find_missing(gaps, thickness_mm[order]),
     )
+
+
+def _refuse_close(gaps_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64]) -> None:
+    """Refuse two scans that lie in each other with nothing to tell them apart."""
+    if len(gaps_mm) < 2:
+        return
+    known = thickness_mm[np.isfinite(thickness_mm)]
+    usual = float(np.median(known)) if len(known) else float(np.quantile(gaps_mm, 0.75))
+    close = int((gaps_mm < CLOSE_SHARE * usual).sum())
+    if close > max(1, CLOSE_MOST_SHARE * len(gaps_mm)):
+        raise SeriesError(
+            "duplicate-positions",
+            f"{close} of {len(gaps_mm)} gaps are below {CLOSE_SHARE * usual:.3f} mm where slices are {usual:.3f} "
+            "mm thick or apart: several scans of one region that nothing tells apart",
+        )
 
 
 def find_missing(gaps_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -162,6 +162,8 @@ def _stack_key(
     spacing = _grouped(dataset, groups, "PixelMeasuresSequence", "PixelSpacing")
     transformation = _macro(groups, "PixelValueTransformationSequence")
     rescale_type = text(transformation if transformation is not None else dataset, "RescaleType")
+    frame = _macro(groups, "CTImageFrameTypeSequence")
+    frame_type = "" if frame is None else text(frame, "FrameType")
     return StackKey(
         patient_id=identity.patient_id,
         study_instance_uid=identity.study,
@@ -174,10 +176,11 @@ def _stack_key(
         samples_per_pixel=whole(dataset, "SamplesPerPixel", 1),
         orientation=orientation,
         pixel_spacing_mm=spacing,
-        rescale_type=rescale_type or "HU",
-        is_localizer="LOCALIZER" in text(dataset, "ImageType").upper(),
+        rescale_type=rescale_type.upper() or "HU",
+        is_localizer="LOCALIZER" in f"{text(dataset, 'ImageType')} {frame_type}".upper(),
         has_pixels=has_pixels,
         patient_id_from_path=identity.from_path,
+        series_uid_from_path=identity.series_from_path,
     )
 
 

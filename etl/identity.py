@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from etl.attributes import text
+from etl.attributes import text, whole
 
 LONGEST_UID = 64
 
@@ -23,6 +23,7 @@ class Identity:
     from_path: bool
     study: str
     series: str
+    series_from_path: bool
 
     @staticmethod
     def of(dataset: Dataset, source_name: str, folder: str) -> Identity:
@@ -30,8 +31,12 @@ class Identity:
         given = text(dataset, "PatientID")
         patient = given or source_name
         study = uid(dataset, "StudyInstanceUID") or substitute_uid(patient, "study")
-        series = uid(dataset, "SeriesInstanceUID") or substitute_uid(patient, study, source_name, folder)
-        return Identity(patient, not given, study, series)
+        series = uid(dataset, "SeriesInstanceUID")
+        if series:
+            return Identity(patient, not given, study, series, False)
+        number = str(whole(dataset, "SeriesNumber", 0))
+        substitute = substitute_uid(patient, study, source_name, folder, number)
+        return Identity(patient, not given, study, substitute, True)
 
 
 def uid(dataset: Dataset, keyword: str) -> str:

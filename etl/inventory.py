@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from etl.errors import UsageError
 
 METADATA = "zarr.json"
 NODES = frozenset({"volume", "validity", "hu_histogram", "source"})
@@ -65,6 +68,30 @@ def take_inventory(store: Path) -> Inventory:
                 (published if (series / METADATA).is_file() else unfinished).append(name)
                 _sort_inside(series, store, partial, foreign)
     return Inventory(tuple(published), tuple(unfinished), tuple(partial), tuple(foreign))
+
+
+def check_patients(store: Path, patient_keys: Iterable[str]) -> None:
+    """Refuse patients that would share a group with one of an earlier run.
+
+    Parameters
+    ----------
+    store : Path
+        May not exist yet.
+    patient_keys : iterable of str
+
+    Raises
+    ------
+    UsageError
+        Two keys differ in case alone: file systems of Windows and macOS hold "a" and "A" in one folder.
+    """
+    there = {entry.name.lower(): entry.name for entry in store.iterdir()} if store.is_dir() else {}
+    for key in sorted(set(patient_keys)):
+        other = there.get(key.lower(), key)
+        if other != key:
+            raise UsageError(
+                f"group {key!r} of a patient differs in case alone from {other!r}, which the store has; give them "
+                "to separate stores"
+            )
 
 
 def read_json(path: Path) -> Any:

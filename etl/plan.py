@@ -20,16 +20,17 @@ from etl.checks import (
 )
 from etl.config import Config
 from etl.default_series import Fact, Score, load_rules, score
-from etl.dicom import NATIVE_LITTLE_ENDIAN, check_pixel_format, native_frame_bytes
+from etl.dicom import check_pixel_format, native_frame_bytes
 from etl.errors import SeriesError, UsageError
 from etl.geometry import Layout, lay_out
 from etl.grid import make_grid
+from etl.incomplete import find_incomplete
 from etl.keys import patient_key, series_key
 from etl.ledger import Entry
 from etl.provenance import json_digest
-from etl.repeats import drop_copies, split_repeats
 from etl.scan import ScanResult
 from etl.select import exclude
+from etl.separate import check_origin, check_repeats, separate
 from etl.stack import Stack
 
 
@@ -47,6 +48,8 @@ class SeriesTask:
         What the published volume is compared with.
     memory_bytes : int
         What a worker needs, at most.
+    points : int
+        How well the series suits as its patient's default, see `etl.default_series`.
     picture : str, optional
         File for the report's picture.
     """
@@ -57,12 +60,18 @@ class SeriesTask:
     source_digest: str
     config_digest: str
     memory_bytes: int
+    points: int = 0
     picture: str | None = None
 
     @property
     def bytes_in(self) -> int:
         """Bytes of pixel data once decoded; the measure of how much work this is."""
         return sum(native_frame_bytes(self.stack.formats[i]) for i in self.stack.slices.format)
+
+    @property
+    def row_count(self) -> int:
+        """Slices that a message about this holds, copies too."""
+        return len(self.stack.slices) + len(self.stack.copies or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +103,14 @@ def make_plan(scan: ScanResult, config: Config) -> Plan:
     tasks: list[SeriesTask] = []
     settled: list[Entry] = [_unreadable(item.patient_name_from_path, item.detail) for item in scan.unreadable]
     stacks: list[tuple[Entry, Stack]] = []
-    for stack in _numbered([part for whole in scan.stacks for part in _split(whole)]):
+    numbered = separate(scan.stacks)
+    incomplete = find_incomplete([stack.key for stack in numbered], [len(stack.slices) for stack in numbered])
+    for stack, lack in zip(numbered, incomplete, strict=True):
         entry = _entry(stack)
         stacks.append((entry, stack))
+        if lack is not None:
+            settled.append(entry.failed(lack.code, str(lack)))
+            continue
         exclusion = exclude(
             stack,
             min_slices=config.min_slices,
@@ -145,45 +159,6 @@ def _refuse_shared_keys(tasks: Sequence[SeriesTask]) -> None:
                 f"Patient IDs {other!r} and {patient_id!r} would share group {patient_key(patient_id)!r} of the "
                 "store; give them to separate stores"
             )
-
-
-def _split(stack: Stack) -> list[Stack]:
-    """Drop copies and part time points; a stack whose positions repeat all the same is refused later."""
-    slices = stack.slices
-    native = [stack.formats[i].transfer_syntax_uid not in NATIVE_LITTLE_ENDIAN for i in slices.format]
-    keep = drop_copies(slices.sop_instance_uid, slices.frame, slices.position_lps_mm, np.array(native, np.int64))
-    once = replace(stack, slices=slices.take(keep), has_copies=len(keep) < len(slices))
-    try:
-        parts = split_repeats(once.slices.position_lps_mm, once.slices.repeat)
-    except SeriesError:
-        return [once]
-    return [once.with_slices(once.slices.take(part)) for part in parts] if len(parts) > 1 else [once]
-
-
-def _numbered(stacks: Sequence[Stack]) -> list[Stack]:
-    """Give the stacks of each series their numbers, whatever order the files were found in."""
-    series: defaultdict[tuple[str, str], list[Stack]] = defaultdict(list)
-    for stack in stacks:
-        series[stack.key.patient_id, stack.key.series_instance_uid].append(stack)
-    numbered = []
-    for key in sorted(series):
-        for number, stack in enumerate(sorted(series[key], key=_stack_order), start=1):
-            numbered.append(stack.with_slices(stack.slices, number=number))
-    return numbered
-
-
-def _stack_order(stack: Stack) -> tuple[object, ...]:
-    slices = stack.slices
-    # Volumes before localizers and captures, so that these do not take the first number.
-    beside = stack.key.is_localizer or not stack.key.has_pixels or stack.key.samples_per_pixel != 1
-    repeat = tuple(np.nan_to_num(slices.repeat, nan=-1.0).min(axis=0))
-    return (
-        beside,
-        -len(slices),
-        repeat,
-        int(slices.instance_number.min()),
-        min(slices.sop_instance_uid.tolist()),
-    )
 
 
 def describe(stack: Stack) -> dict[str, Any]:
@@ -238,10 +213,15 @@ def _unreadable(name_from_path: str, detail: str) -> Entry:
 def _task(stack: Stack, entry: Entry, config: Config, config_digest: str) -> SeriesTask:
     for pixel_format in stack.formats:
         check_pixel_format(pixel_format)
+    check_origin(stack)
     check_rescale(stack)
     check_complete(stack)
-    split_repeats(stack.slices.position_lps_mm, stack.slices.repeat)
-    layout = _lay_out(stack)
+    try:
+        layout = _lay_out(stack)
+    except SeriesError:
+        # Of positions that repeat this says more.
+        check_repeats(stack)
+        raise
     check_gaps(layout, config.max_gap_mm)
     grid = make_grid(layout, spacing_mm=config.spacing_mm, zoom=config.zoom)
     check_size(stack, grid.count, limit_mb=config.max_volume_mb)
@@ -280,7 +260,7 @@ def _with_score(task: SeriesTask, defaults: dict[str, str], scores: dict[str, Sc
     entry = task.entry
     role = "default series, " if defaults[entry.patient_id] == entry.series_key else ""
     found = scores[f"{entry.patient_id}/{entry.series_key}"]
-    return replace(task, entry=replace(entry, detail=f"{role}{found}"))
+    return replace(task, entry=replace(entry, detail=f"{role}{found}"), points=found.points)
 
 
 def _coverage_mm(task: SeriesTask) -> float:

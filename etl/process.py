@@ -27,6 +27,7 @@ from etl.montage import Montage, candidate_planes, draw_montage
 from etl.plan import SeriesTask
 from etl.provenance import software_versions, volume_digest
 from etl.quality import Quality, find_plateau
+from etl.repeats import identify
 from etl.stack import PixelFormat, Stack
 from etl.store import StoreWriter
 
@@ -111,7 +112,7 @@ def read_hounsfield(
     for i, raw in enumerate(read_slices(stack, limit_bytes=limit_bytes)):
         fmt = stack.formats[slices.format[i]]
         slope, intercept = float(slices.slope[i]), float(slices.intercept[i])
-        stored = stored_values(raw, bits_stored=fmt.bits_stored, high_bit=fmt.high_bit)
+        stored = _stored(raw, fmt)
         hu = to_hounsfield(stored, slope=slope, intercept=intercept)
         padded = _declared_padding(raw, stored, slices.padding[i], fmt)
         plateau = find_plateau(stored, slope=slope, intercept=intercept) if padded is None else None
@@ -124,6 +125,47 @@ def read_hounsfield(
         yield hu, padded
 
 
+def check_copies(stack: Stack, *, limit_bytes: int = 4 << 30) -> None:
+    """Refuse a stack of which two files claim to be the same instance and show something else.
+
+    Parameters
+    ----------
+    stack : Stack
+        With the `copies` that were dropped.
+    limit_bytes : int
+        As for `read_hounsfield`.
+
+    Raises
+    ------
+    SeriesError
+        ``duplicate-positions``: the pixels of a copy differ from those of the slice that was kept.
+    """
+    if stack.copies is None:
+        return
+    kept = {identity: i for i, identity in enumerate(identify(stack.slices))}
+    pairs = [(kept[identity], i) for i, identity in enumerate(identify(stack.copies)) if identity in kept]
+    others = stack.copies.take([i for _, i in pairs])
+    originals = read_slices(
+        replace(stack, slices=stack.slices.take([i for i, _ in pairs])), limit_bytes=limit_bytes
+    )
+    for n, original in enumerate(originals):
+        try:
+            copy = next(read_slices(replace(stack, slices=others.take([n])), limit_bytes=limit_bytes))
+        except SeriesError:
+            # What cannot be read contradicts nothing.
+            continue
+        fmt, other = (stack.formats[slices.format[i]] for slices, i in ((stack.slices, pairs[n][0]), (others, n)))
+        if not np.array_equal(_stored(original, fmt), _stored(copy, other)):
+            uid = others.sop_instance_uid[n].decode("ascii", "replace")
+            raise SeriesError(
+                "duplicate-positions", f"SOP Instance UID (0008,0018) {uid} is there twice with different pixels"
+            )
+
+
+def _stored(raw: NDArray[np.integer], fmt: PixelFormat) -> NDArray[np.integer]:
+    return stored_values(raw, bits_stored=fmt.bits_stored, high_bit=fmt.high_bit)
+
+
 def convert_task(task: SeriesTask, config: Config) -> tuple[Converted, Quality]:
     """Read and convert the stack of a task; nothing is written.
 
@@ -133,8 +175,10 @@ def convert_task(task: SeriesTask, config: Config) -> tuple[Converted, Quality]:
         The stack cannot become a volume.
     """
     quality = Quality()
+    limit_bytes = config.max_file_mb << 20
+    check_copies(task.stack, limit_bytes=limit_bytes)
     converted = convert(
-        read_hounsfield(task.stack, quality, limit_bytes=config.max_file_mb << 20),
+        read_hounsfield(task.stack, quality, limit_bytes=limit_bytes),
         task.layout,
         spacing_mm=config.spacing_mm,
         zoom=config.zoom,
@@ -150,8 +194,9 @@ def _declared_padding(
 ) -> NDArray[np.bool_] | None:
     value, limit = (float(v) for v in padding)
     found = padding_mask(stored, padding_value=value, range_limit=limit)
-    # Padding may lie above the stored bits: -2000 as 63536 in 12 of 16. Then the allocated word tells.
-    lies_above = np.isfinite(value) and not -(1 << fmt.bits_stored) < value < (1 << fmt.bits_stored)
+    # Padding may lie above the stored bits: -2000, or 63536 for it, in 12 of 16. Then the allocated word tells.
+    least = -(1 << fmt.bits_stored) if fmt.pixel_representation else -1
+    lies_above = np.isfinite(value) and not least < value < (1 << fmt.bits_stored)
     if stored is raw or not lies_above or fmt.high_bit + 1 != fmt.bits_stored:
         return found
     above = padding_mask(raw, padding_value=value, range_limit=limit)
@@ -220,7 +265,11 @@ def _attributes(
                 "precision_bits": normalisation.precision_bits,
             },
             "resampling": {name: recipe[name] for name in names},
-            "qc": {"warnings": list(entry.warnings), **quality.to_attributes()},
+            "qc": {
+                "warnings": list(entry.warnings),
+                "default_series_points": task.points,
+                **quality.to_attributes(),
+            },
             "provenance": {
                 "config_digest": task.config_digest,
                 "source_digest": task.source_digest,

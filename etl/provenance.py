@@ -42,10 +42,24 @@ def source_digest(columns: Mapping[str, NDArray[Any]], **common: object) -> str:
     **common
         Plain values that all slices share.
     """
+    # -0.0 and 0.0 are one value.
+    columns = {name: column + 0 if column.dtype.kind == "f" else column for name, column in columns.items()}
+    varying = {name: column for name, column in columns.items() if not _is_constant(column)}
+    # Most columns are: said once, not a row.
+    constant = {name: repr(column[:1].tolist()) for name, column in columns.items() if name not in varying}
     rows = sorted(
-        "|".join(repr(v) for v in row) for row in zip(*(c.tolist() for c in columns.values()), strict=True)
+        "|".join(repr(v) for v in row) for row in zip(*(c.tolist() for c in varying.values()), strict=True)
     )
-    return json_digest({"common": common, "columns": list(columns), "rows": rows})
+    count = len(next(iter(columns.values())))
+    return json_digest(
+        {"common": common, "slices": count, "constant": constant, "columns": list(varying), "rows": rows}
+    )
+
+
+def _is_constant(column: NDArray[Any]) -> bool:
+    if len(column) == 0:
+        return False
+    return bool((column == column[0]).all()) or (column.dtype.kind == "f" and bool(np.isnan(column).all()))
 
 
 def volume_digest(volume: NDArray[np.float32]) -> str:

@@ -3,61 +3,86 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import SeriesError
 from etl.geometry import FARTHEST_MM, SAME_POSITION_MM
+from etl.stack import Slices
 
 REPEAT_NAMES = ("Temporal Position", "cardiac phase", "Acquisition Number", "Acquisition Time")
+TIME_COLUMN = 3
 SMALLEST_STACK = 2
+# Parts of one sweep touch or overlap at their ends; repeats of it lie over each other.
+OVERLAP_SHARE = 0.5
+# Slices farther apart than this many of their thickness leave room for those of an interleaved acquisition.
+CONTIGUOUS_GAP_RATIO = 1.5
 
 
-def drop_copies(
-    sop_instance_uid: NDArray[np.bytes_],
-    frame: NDArray[np.int32],
-    position_lps_mm: NDArray[np.float64],
-    preference: NDArray[np.int64],
-) -> NDArray[np.intp]:
-    """Keep one of the slices that are the same instance at the same place.
+def drop_copies(slices: Slices, preference: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Keep one of the slices that are the same instance at the same place, with the same rescale and padding.
 
     A folder that was exported twice holds every instance twice, perhaps once compressed. One UID at different
-    places is not a copy but an anonymiser's mistake, and stays.
+    places is not a copy but an anonymiser's mistake, and stays; so does one that means other Hounsfield units.
+    Whether the pixels are the same is seen when they are read.
 
     Parameters
     ----------
-    sop_instance_uid, frame : (n,) arrays
-        What identifies a slice.
-    position_lps_mm : (n, 3) float64 array
+    slices : Slices
     preference : (n,) int array
         Of copies, the one with the lowest value is kept; then the first.
 
     Returns
     -------
-    (m,) int array
+    keep : (m,) int array
         Indices of the slices to keep, ascending.
+    dropped : (n - m,) int array
+        The copies of them.
     """
-    near = np.clip(np.nan_to_num(position_lps_mm), -FARTHEST_MM, FARTHEST_MM)
-    places = np.round(near / SAME_POSITION_MM).astype(np.int64)
+    identities = identify(slices)
     kept: dict[tuple[object, ...], int] = {}
     for i in np.argsort(preference, kind="stable"):
-        kept.setdefault((sop_instance_uid[i], int(frame[i]), *places[i].tolist()), int(i))
-    return np.array(sorted(kept.values()), np.intp)
+        kept.setdefault(identities[i], int(i))
+    keep = np.array(sorted(kept.values()), np.intp)
+    return keep, np.setdiff1d(np.arange(len(slices)), keep)
 
 
-def split_repeats(position_lps_mm: NDArray[np.float64], repeat: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """Split slices whose positions repeat into stacks in which they do not.
+def identify(slices: Slices) -> list[tuple[object, ...]]:
+    """Give for each slice what its copies have too: instance, frame, place, rescale and padding."""
+    near = np.clip(np.nan_to_num(slices.position_lps_mm), -FARTHEST_MM, FARTHEST_MM)
+    places = np.round(near / SAME_POSITION_MM).astype(np.int64).tolist()
+    # NaN, which stands for absent, is not equal to itself; its bytes are.
+    meaning = np.column_stack([slices.slope, slices.intercept, slices.padding])
+    return [
+        (slices.sop_instance_uid[i], int(slices.frame[i]), *places[i], meaning[i].tobytes())
+        for i in range(len(slices))
+    ]
+
+
+def split_repeats(
+    along_mm: NDArray[np.float64], repeat: NDArray[np.float64], thickness_mm: NDArray[np.float64]
+) -> list[NDArray[np.intp]]:
+    """Split slices that cover the same places more than once into stacks that cover them once.
 
     The first attribute that does it decides: temporal position, cardiac phase, acquisition number, acquisition
-    time. It must not cut finer than the positions repeat, or the slices of a sequential scan, each with a time of
-    its own, would become stacks of one.
+    time, then two of them together, then the order of the times at each place. Places repeat where positions do.
+    Where none does, an attribute splits all the same if its parts lie over each other and are complete without
+    each other: the table of a second time point may stop a fraction of a millimetre further on. No attribute may
+    cut finer than the places repeat, or the slices of a sequential scan, each with a time of its own, would become
+    stacks of one.
 
     Parameters
     ----------
-    position_lps_mm : (n, 3) float64 array
+    along_mm : (n,) float64 array
+        Positions along the normal; where one is not finite nothing is split.
     repeat : (n, 4) float64 array
         The attributes in that order; NaN where absent.
+    thickness_mm : (n,) float64 array
+        Slice Thickness (0018,0050); NaN where absent.
 
     Returns
     -------
@@ -71,21 +96,25 @@ def split_repeats(position_lps_mm: NDArray[np.float64], repeat: NDArray[np.float
 
     Examples
     --------
-    >>> z = np.array([[0, 0, 0], [0, 0, 5.0], [0, 0, 0], [0, 0, 5]])
+    >>> z = np.array([0, 5.0, 0, 5])
     >>> time = np.array([[1.0], [1], [2], [2]])
-    >>> [stack.tolist() for stack in split_repeats(z, time)]
+    >>> [stack.tolist() for stack in split_repeats(z, time, np.full(4, 5.0))]
     [[0, 1], [2, 3]]
     """
-    places = _places(position_lps_mm)
+    if not np.isfinite(along_mm).all():
+        return [np.arange(len(along_mm))]
+    places = _places(along_mm)
     most = max(Counter(places).values(), default=1)
+    for stacks in _partitions(repeat, pairs=most > 1):
+        if not all(_is_stack([places[i] for i in stack]) for stack in stacks):
+            continue
+        if len(stacks) <= most or _lie_over_each_other(stacks, along_mm, thickness_mm):
+            return stacks
     if most == 1:
         return [np.arange(len(places))]
-    for column in repeat.T:
-        if np.isnan(column).any():
-            continue
-        stacks = [np.flatnonzero(column == value) for value in np.unique(column)]
-        if 1 < len(stacks) <= most and all(_is_stack([places[i] for i in stack]) for stack in stacks):
-            return stacks
+    by_time = _in_turn(places, repeat[:, TIME_COLUMN]) if repeat.shape[1] > TIME_COLUMN else None
+    if by_time is not None:
+        return by_time
     repeated = sum(count - 1 for count in Counter(places).values())
     names = ", ".join(REPEAT_NAMES[: repeat.shape[1]])
     raise SeriesError(
@@ -95,16 +124,68 @@ def split_repeats(position_lps_mm: NDArray[np.float64], repeat: NDArray[np.float
     )
 
 
+def _partitions(repeat: NDArray[np.float64], *, pairs: bool) -> Iterator[list[NDArray[np.intp]]]:
+    """Give the parts into which attributes, alone and then two together, cut the slices."""
+    usable = [_labels(column) for column in repeat.T if not np.isnan(column).any() and np.ptp(column) > 0]
+    yield from filter(None, map(_parts, usable))
+    if pairs:
+        for first, second in combinations(usable, 2):
+            parts = _parts(_labels(first * (second.max() + 1) + second))
+            if parts:
+                yield parts
+
+
+def _labels(values: NDArray[Any]) -> NDArray[np.intp]:
+    """Give each distinct value a number, in their order."""
+    found: NDArray[np.intp] = np.unique(values, return_inverse=True)[1]
+    return found
+
+
+def _parts(labels: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Give the indices of each label; nothing where some must be alone."""
+    count = int(labels.max()) + 1
+    if count * SMALLEST_STACK > len(labels):
+        return []
+    return [np.flatnonzero(labels == label) for label in range(count)]
+
+
+def _lie_over_each_other(
+    stacks: list[NDArray[np.intp]], along_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64]
+) -> bool:
+    """Whether each of the stacks is a scan of the same region, and no half of an interleaved one."""
+    starts = np.array([along_mm[stack].min() for stack in stacks])
+    ends = np.array([along_mm[stack].max() for stack in stacks])
+    if ends.min() - starts.max() < OVERLAP_SHARE * (ends - starts).min():
+        return False
+    for stack in stacks:
+        gap = float(np.median(np.diff(np.sort(along_mm[stack]))))
+        thickness = thickness_mm[stack]
+        if np.isfinite(thickness).all() and gap > CONTIGUOUS_GAP_RATIO * float(np.median(thickness)):
+            return False
+    return True
+
+
+def _in_turn(places: list[int], time: NDArray[np.float64]) -> list[NDArray[np.intp]] | None:
+    """Make the first slices at every place one stack, the second ones the next: a cine scan."""
+    members: dict[int, list[int]] = {}
+    for i, place in enumerate(places):
+        members.setdefault(place, []).append(i)
+    counts = {len(found) for found in members.values()}
+    if len(counts) != 1 or len(members) < SMALLEST_STACK or np.isnan(time).any():
+        return None
+    if any(len(set(time[found])) < len(found) for found in members.values()):
+        return None
+    ordered = [sorted(found, key=lambda i: float(time[i])) for found in members.values()]
+    return [np.array(sorted(turn), np.intp) for turn in zip(*ordered, strict=True)]
+
+
 def _is_stack(places: list[int]) -> bool:
     return len(places) >= SMALLEST_STACK and len(set(places)) == len(places)
 
 
-def _places(position_lps_mm: NDArray[np.float64]) -> list[int]:
+def _places(along_mm: NDArray[np.float64]) -> list[int]:
     """Give each distinct place a number; positions that print alike but for the last digit are one."""
-    if not np.isfinite(position_lps_mm).all():
-        return list(range(len(position_lps_mm)))
-    order = np.lexsort(position_lps_mm.T)
-    steps = np.linalg.norm(np.diff(position_lps_mm[order], axis=0), axis=1)
+    order = np.argsort(along_mm, kind="stable")
     numbers = np.zeros(len(order), np.intp)
-    numbers[order] = np.concatenate([[0], np.cumsum(steps >= SAME_POSITION_MM)])
+    numbers[order] = np.concatenate([[0], np.cumsum(np.diff(along_mm[order]) >= SAME_POSITION_MM)])
     return [int(number) for number in numbers]

@@ -6,15 +6,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from etl.config import Config
 from etl.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
 from etl.errors import ClusterError, DiskFullError
 from etl.finish import MOST_PICTURES, Outcome, RunResult, check_run_dir, conclude, in_report, new_run_dir, preview
+from etl.inventory import check_patients
 from etl.ledger import Entry
 from etl.lock import StoreLock
 from etl.plan import Plan, SeriesTask, make_plan
@@ -94,6 +96,8 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
             if not scan.stacks and not scan.unreadable:
                 say(f"no DICOM found among {scan.files} files of the input", quiet=config.quiet)
             plan = make_plan(scan, config)
+            if not config.overwrite:
+                check_patients(Path(store_path), (task.entry.patient_key for task in plan.tasks))
             if lock is None:
                 todo, unchanged = _split_unchanged(plan, writer if exists and not config.overwrite else None)
                 return preview(
@@ -159,18 +163,27 @@ def _split_unchanged(plan: Plan, writer: StoreWriter | None) -> tuple[list[Serie
     """Tell what is in the store already, made of the same source in the same way."""
     todo, unchanged = [], []
     for task in plan.tasks:
-        if writer is not None and _is_there(task, writer):
-            unchanged.append(replace(task.entry, outcome="unchanged"))
-        else:
+        published = None if writer is None else _find(task, writer)
+        if published is None:
             todo.append(task)
+        else:
+            # What the pixels showed when they were read stands in the store only.
+            unchanged.append(replace(task.entry, outcome="unchanged", warnings=_warnings(published)))
     return todo, unchanged
 
 
-def _is_there(task: SeriesTask, writer: StoreWriter) -> bool:
+def _find(task: SeriesTask, writer: StoreWriter) -> dict[str, Any] | None:
+    """Give the attributes of the published volume of a task; None where it is not there whole, or out of date."""
     keys = task.entry.patient_key, task.entry.series_key
-    provenance = (writer.published(*keys) or {}).get("ct_etl", {}).get("provenance", {})
+    published = writer.published(*keys) or {}
+    provenance = published.get("ct_etl", {}).get("provenance", {})
     digests = provenance.get("source_digest"), provenance.get("config_digest")
-    return digests == (task.source_digest, task.config_digest) and writer.is_whole(*keys)
+    is_current = digests == (task.source_digest, task.config_digest) and writer.is_whole(*keys)
+    return published if is_current else None
+
+
+def _warnings(published: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(published["ct_etl"]["qc"]["warnings"])
 
 
 def _process_all(
@@ -188,7 +201,7 @@ def _process_all(
                 config,
                 store_path,
                 lock.token,
-                share=lambda task: task.entry.slices / MOST_SLICES,
+                share=lambda task: task.row_count / MOST_SLICES,
                 memory_bytes=lambda task: task.memory_bytes,
             )
             for task, result in outcomes:
@@ -215,8 +228,9 @@ def _accounted(tasks: list[SeriesTask], receipts: list[Receipt], writer: StoreWr
     for task in tasks:
         receipt = by_key.get((task.entry.patient_key, task.entry.series_key))
         if receipt is None or receipt.entry.reason == "worker-died":
-            if _is_there(task, writer):
-                receipt = Receipt(_as_written(task.entry, writer))
+            published = _find(task, writer)
+            if published is not None:
+                receipt = Receipt(_as_written(task.entry, published, writer))
             elif receipt is None:
                 detail = "not reached: the run was stopped before it; the next run goes on here"
                 receipt = Receipt(task.entry.failed("internal-error", detail))
@@ -225,12 +239,11 @@ def _accounted(tasks: list[SeriesTask], receipts: list[Receipt], writer: StoreWr
     return accounted, pending
 
 
-def _as_written(entry: Entry, writer: StoreWriter) -> Entry:
-    published = writer.published(entry.patient_key, entry.series_key) or {}
+def _as_written(entry: Entry, published: Mapping[str, Any], writer: StoreWriter) -> Entry:
     folder = Path(writer.path, entry.patient_key, entry.series_key)
     return replace(
         entry,
         outcome="written",
-        warnings=tuple(published["ct_etl"]["qc"]["warnings"]),
+        warnings=_warnings(published),
         bytes_out=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     )

@@ -6,8 +6,8 @@ Where Pixel Data starts is remembered, so that processing need not parse a heade
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO, Generic, Literal, TypeVar
@@ -112,7 +112,7 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
 
 def merge_scans(results: Iterable[ScanResult]) -> ScanResult:
     """Join scans; a series that is spread over several folders or zips becomes one stack again."""
-    collector: _Collector[Stack] = _Collector()
+    found: list[Stack] = []
     ignored: list[Location] = []
     unreadable: list[Unreadable] = []
     files = ignored_files = 0
@@ -121,10 +121,27 @@ def merge_scans(results: Iterable[ScanResult]) -> ScanResult:
         unreadable += result.unreadable
         files += result.files
         ignored_files += result.ignored_files
-        for stack in result.stacks:
-            collector.add(stack.key, stack)
+        found += result.stacks
+    collector: _Collector[Stack] = _Collector()
+    for stack in _with_patients(found):
+        collector.add(stack.key, stack)
     joined = tuple(join_stacks(parts) for _, parts in collector.groups())
     return ScanResult(joined, ignored_files, tuple(ignored[:MOST_IGNORED_PATHS]), tuple(unreadable), files)
+
+
+def _with_patients(stacks: Sequence[Stack]) -> Iterator[Stack]:
+    """Give slices without Patient ID (0010,0020) to the patient whom the rest of their series names."""
+    named: dict[str, set[str]] = {}
+    for key in (stack.key for stack in stacks):
+        if not key.patient_id_from_path:
+            named.setdefault(key.series_instance_uid, set()).add(key.patient_id)
+    for stack in stacks:
+        owners = named.get(stack.key.series_instance_uid, set()) if stack.key.patient_id_from_path else set()
+        if len(owners) == 1:
+            key = replace(stack.key, patient_id=next(iter(owners)), patient_id_from_path=False)
+            yield replace(stack, key=key)
+        else:
+            yield stack
 
 
 def _batched(members: Iterable[str]) -> Iterator[list[str]]:

@@ -8,6 +8,7 @@ from etl.errors import ExclusionCode
 from etl.stack import Stack
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+PALETTE = "PALETTE COLOR"
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def exclude(  # noqa: PLR0911 - one return a rule, in the order of the rules
         return Exclusion("no-pixels", "no Pixel Data (7FE0,0010)")
     if key.is_localizer:
         return Exclusion("localizer", "Image Type (0008,0008) names a localizer")
-    if key.sop_class_uid == SECONDARY_CAPTURE or key.samples_per_pixel != 1:
+    has_palette = any(fmt.photometric_interpretation == PALETTE for fmt in stack.formats)
+    if key.sop_class_uid == SECONDARY_CAPTURE or key.samples_per_pixel != 1 or has_palette:
         return Exclusion(
             "secondary-capture",
             f"SOP Class UID (0008,0016) is {key.sop_class_uid}, Samples per Pixel (0028,0002) is "
-            f"{key.samples_per_pixel}; a CT image with 1 sample is wanted",
+            f"{key.samples_per_pixel}{', with a palette' if has_palette else ''}; a CT image with 1 grey sample "
+            "is wanted",
         )
     if stack.burned_in_annotation and not allow_burned_in:
         return Exclusion("secondary-capture", "Burned In Annotation (0028,0301) is YES")

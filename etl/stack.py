@@ -124,6 +124,7 @@ class StackKey:
     """Image Type (0008,0008) names a localizer."""
     has_pixels: bool
     patient_id_from_path: bool
+    series_uid_from_path: bool = False
 
     def bare(self) -> StackKey:
         """Give the key without what may differ within a stack: last printed digits, and header noise."""
@@ -187,8 +188,8 @@ class Stack:
         The pixels have been through a lossy compression.
     burned_in_annotation : bool
         Burned In Annotation (0028,0301) is YES.
-    has_copies : bool
-        Copies of some slices were dropped.
+    copies : Slices, optional
+        Copies of slices that were dropped; their pixels have to be the same.
     number : int
         1 for the first stack of a series, then 2, 3 …
     """
@@ -203,7 +204,7 @@ class Stack:
     has_contrast: bool = False
     lossy: bool = False
     burned_in_annotation: bool = False
-    has_copies: bool = False
+    copies: Slices | None = None
     number: int = 1
 
     def with_slices(self, slices: Slices, *, number: int | None = None) -> Stack:

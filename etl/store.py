@@ -162,7 +162,8 @@ class StoreWriter:
         recipe : mapping
             The configuration of the store.
         default_series : mapping
-            Series key a run prefers, by Patient ID; a patient keeps the one it has where the run names none.
+            Series key a run prefers, by Patient ID. It is the default unless a series of an earlier run has more
+            points; a patient keeps the one it has where the run names none.
 
         Returns
         -------
@@ -214,11 +215,16 @@ class StoreWriter:
     def _write_patient(
         self, patient: str, published: Mapping[str, Mapping[str, str]], default_series: Mapping[str, str]
     ) -> None:
-        first = next(iter(published))
-        patient_id = json.loads(published[first][f"{patient}/{first}"])["attributes"]["ct_etl"]["patient_id"]
+        about = {
+            series: json.loads(nodes[f"{patient}/{series}"])["attributes"]["ct_etl"]
+            for series, nodes in published.items()
+        }
+        points = {series: found.get("qc", {}).get("default_series_points", 0) for series, found in about.items()}
+        best = [series for series in published if points[series] == max(points.values())]
+        patient_id = about[best[0]]["patient_id"]
         known = (self._get_json(f"{patient}/{METADATA}") or {}).get("attributes", {}).get("ct_etl", {})
-        wanted = [default_series.get(patient_id), known.get("default_series"), first]
-        default = next(series for series in wanted if series in published)
+        wanted = [default_series.get(patient_id), known.get("default_series"), best[0]]
+        default = next(series for series in wanted if series in best)
         attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default}}
         self._put_json(f"{patient}/{METADATA}", group(attributes))
 

@@ -187,7 +187,7 @@ def test_padding_that_is_not_the_same_in_all_slices_is_told(values: list[float],
 
 
 def test_copies_and_lossy_pixels_are_told() -> None:
-    assert warned(replace(stack_of(), has_copies=True)) == {"duplicates-dropped"}
+    assert warned(replace(stack_of(), copies=stack_of().slices)) == {"duplicates-dropped"}
     assert warned(replace(stack_of(), lossy=True)) == {"lossy-compressed"}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import UID, CTImageStorage
@@ -325,7 +325,8 @@ def test_padding_is_found_below_junk_bits(signed: bool, junk: bool, tmp_path: Pa
     np.testing.assert_array_equal(hu[~where], expected_hu(layout, values)[~where])
 
 
-def test_padding_above_the_stored_bits_is_found_in_the_word(tmp_path: Path) -> None:
+@pytest.mark.parametrize("declared", [63536, -2000])
+def test_padding_above_the_stored_bits_is_found_in_the_word(declared: int, tmp_path: Path) -> None:
     layout = Layout(stored=12, signed=False, extra={"PixelPaddingValue": 63536})
     values, where = padded_slice(layout, 0)
     path = write(tmp_path, layout, values)
@@ -333,6 +334,7 @@ def test_padding_above_the_stored_bits_is_found_in_the_word(tmp_path: Path) -> N
     words = np.frombuffer(ds.PixelData, "<u2").reshape(values.shape).copy()
     words[where] = 63536
     ds.PixelData = words.tobytes()
+    ds["PixelPaddingValue"] = DataElement(0x00280120, "SS" if declared < 0 else "US", declared)
     ds.save_as(path)
     hu, padded, _ = masked(path)
     np.testing.assert_array_equal(padded, where)

@@ -68,7 +68,7 @@ def refused(code: str, **changes: object) -> str:
     st.floats(0, np.pi),
     angles,
     st.permutations(range(7)),
-    st.lists(st.floats(0.1, 9), min_size=6, max_size=6),
+    st.lists(st.floats(0.5, 9), min_size=6, max_size=6),
 )
 def test_slices_are_ordered_along_their_normal_whatever_the_order_of_files(
     alpha: float, beta: float, gamma: float, order: list[int], gaps: list[float]

@@ -18,6 +18,7 @@ import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from etl.config import Config
@@ -208,6 +209,30 @@ def test_top_level_folders_and_zips_tell_series_without_uids_apart(zipped: bool,
     assert len({entry.series_instance_uid for entry in found}) == 2
 
 
+def test_series_without_uids_in_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    for day in ("day1", "day2"):
+        for path in write(tmp_path / day / "IMG", seed=ord(day[-1])):
+            ds = pydicom.dcmread(path)
+            without(*ALL_UIDS)(0, ds)
+            ds.save_as(path)
+    [entry] = entries(tmp_path / "day1", tmp_path / "day2")
+    assert (entry.outcome, entry.reason, entry.slices) == ("failed", "inconsistent-slices", 8)
+    assert "Series Instance UID" in str(entry.detail)
+
+
+def test_series_numbers_tell_series_without_uids_in_one_folder_apart(tmp_path: Path) -> None:
+    for number in (2, 3):
+        for path in write(tmp_path / "in" / "p", series_number=number, file_names=lambda k, n=number: f"{n}-{k}"):
+            ds = pydicom.dcmread(path)
+            without(*ALL_UIDS)(0, ds)
+            ds.save_as(path)
+    found = entries(tmp_path / "in")
+    assert [(entry.outcome, entry.slices, entry.series_number) for entry in found] == [
+        ("written", 4, 2),
+        ("written", 4, 3),
+    ]
+
+
 @pytest.mark.parametrize("patient_id", ["P1", ""])
 def test_made_up_uids_stay_when_the_input_moves(patient_id: str, tmp_path: Path) -> None:
     edit = without("SeriesInstanceUID", "StudyInstanceUID", "SOPInstanceUID")
@@ -251,9 +276,9 @@ def test_an_empty_patient_id_is_the_top_level_folder_or_zip(patient_id: str, zip
     assert all("no-patient-id" in entry.warnings for entry in found)
 
 
-def test_files_that_name_their_patient_keep_it_beside_one_that_does_not(tmp_path: Path) -> None:
+def test_a_file_without_patient_is_of_the_patient_whom_its_series_names(tmp_path: Path) -> None:
     write(tmp_path / "in" / "folder", edit=lambda k, ds: setattr(ds, "PatientID", "P1" if k else ""))
-    assert {entry.patient_id: entry.slices for entry in entries(tmp_path / "in")} == {"P1": 3, "folder": 1}
+    assert {entry.patient_id: entry.slices for entry in entries(tmp_path / "in")} == {"P1": 4}
 
 
 # --- character sets -------------------------------------------------------------------------------------
@@ -445,6 +470,18 @@ def test_geometry_and_rescale_come_from_the_functional_groups(tmp_path: Path) ->
     assert stack.slices.slope.tolist() == [1.0] * 4
     assert stack.slices.intercept.tolist() == [-1024.0] * 4
     np.testing.assert_allclose(stack.slices.position_lps_mm, acquisition.positions_lps_mm, atol=1e-6)
+
+
+def test_frames_of_a_localizer_are_no_volume(tmp_path: Path) -> None:
+    def scout(ds: Dataset) -> None:
+        frame_type = Dataset()
+        frame_type.FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+        ds.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence = Sequence([frame_type])
+
+    enhanced(tmp_path / "in", scout)
+    [entry] = entries(tmp_path / "in")
+    assert (entry.outcome, entry.reason) == ("excluded", "localizer")
 
 
 def test_the_group_of_a_frame_goes_before_the_shared_one(tmp_path: Path) -> None:

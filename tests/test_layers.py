@@ -27,9 +27,8 @@ LAYERS = {
     # Edges: files, DICOM, Zarr, and the rules that judge headers.
     3: {
         "attributes", "identity", "headers", "assemble", "sources", "scan", "dicom", "select", "checks",
-        "default_series", "encode", "store", "ledger", "catalogue", "stored_metadata", "stored", "inflate",
-        "inventory", "lock", "deidentify", "disk", "versions", "quick_header",
-        "montage",
+        "default_series", "incomplete", "separate", "encode", "store", "ledger", "catalogue", "stored_metadata",
+        "stored", "inflate", "inventory", "lock", "deidentify", "disk", "versions", "quick_header", "montage",
     },
     4: {"plan", "process"},
     5: {"graph", "pool"},

@@ -249,6 +249,9 @@ def put(**values):
         (put(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "missing-geometry", "(0020,0037)"),
         (put(ImagePositionPatient=[0, 0, 0]), "duplicate-positions", "10"),
         (put(BitsStored=20), "inconsistent-slices", "20"),
+        (put(RescaleSlope=0), "missing-rescale", "10 of 10"),
+        (put(Rows=lambda _, ds: ds.Rows // 2), "inconsistent-slices", "10 of 10"),
+        (put(BitsAllocated=8, BitsStored=8, HighBit=7), "inconsistent-slices", "10 of 10"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -366,12 +369,15 @@ def test_the_source_digest_follows_the_source_and_not_its_place(tmp_path):
     write(tmp_path / "moved" / "p", center_lps_mm=(0, 0, 1))
     write(tmp_path / "id" / "p", patient_id="P2")
     write(tmp_path / "syntax" / "p", transfer_syntax_uid=IMPLICIT)
+    write(tmp_path / "padding" / "p", edit=put(PixelPaddingValue=-2000))
+    write(tmp_path / "sign" / "p", edit=put(PixelRepresentation=lambda _, ds: 1 - ds.PixelRepresentation))
+    write(tmp_path / "thickness" / "p", edit=put(SliceThickness=3))
     digests = {}
-    for name in ("a", "b", "slope", "moved", "id", "syntax"):
-        [task] = plan_of(tmp_path / name).tasks
-        digests[name] = task.source_digest
+    for folder in sorted(tmp_path.iterdir()):
+        [task] = plan_of(folder).tasks
+        digests[folder.name] = task.source_digest
     assert digests["a"] == digests["b"]
-    assert len(set(digests.values())) == 5
+    assert len(set(digests.values())) == len(digests) - 1 == 8
 
 
 def test_the_config_digest_follows_the_recipe_and_nothing_else(tmp_path):

@@ -10,25 +10,40 @@ from numpy.typing import NDArray
 
 from etl.errors import SeriesError
 from etl.repeats import drop_copies, split_repeats
+from etl.stack import Location, Slices
 
 NAN = float("nan")
 COLUMNS = {"temporal position": 0, "cardiac phase": 1, "acquisition number": 2, "acquisition time": 3}
 
 
-def along_z(*z: float) -> NDArray[np.float64]:
-    return np.array([[-120.5, -130.25, value] for value in z])
+def slices_of(names: list[str], z: list[float], **columns: object) -> Slices:
+    n = len(names)
+    same: dict[str, object] = {
+        "frame": np.zeros(n, np.int32),
+        "format": np.zeros(n, np.int16),
+        "pixel_offset": np.full(n, 1000),
+        "pixel_length": np.full(n, 512),
+        "file_bytes": np.full(n, 1512),
+        "crc32": np.full(n, -1),
+        "instance_number": np.arange(n, dtype=np.int32),
+        "slope": np.ones(n),
+        "intercept": np.full(n, -1024.0),
+        "padding": np.full((n, 2), NAN),
+        "thickness_mm": np.full(n, 5.0),
+        "repeat": np.full((n, 4), NAN),
+    }
+    return Slices(
+        locations=tuple(Location("/in", f"{i}.dcm") for i in range(n)),
+        sop_instance_uid=np.array([name.encode() for name in names], "S64"),
+        position_lps_mm=np.array([[-120.5, -130.25, value] for value in z]),
+        **{**same, **{name: np.asarray(values) for name, values in columns.items()}},  # type: ignore[arg-type]
+    )
 
 
-def uids(*names: str) -> NDArray[np.bytes_]:
-    return np.array([name.encode() for name in names], "S64")
-
-
-def kept(
-    names: list[str], z: list[float], *, frame: list[int] | None = None, native: list[int] | None = None
-) -> list[int]:
-    frames = np.array(frame or [0] * len(z), np.int32)
-    preference = np.array(native or [0] * len(z), np.int64)
-    return [int(i) for i in drop_copies(uids(*names), frames, along_z(*z), preference)]
+def kept(names: list[str], z: list[float], *, native: list[int] | None = None, **columns: object) -> list[int]:
+    keep, dropped = drop_copies(slices_of(names, z, **columns), np.array(native or [0] * len(z), np.int64))
+    assert sorted([*keep.tolist(), *dropped.tolist()]) == list(range(len(z)))
+    return [int(i) for i in keep]
 
 
 # --- copies ---------------------------------------------------------------------------------------------
@@ -62,6 +77,18 @@ def test_copies_without_a_position_are_still_copies() -> None:
     assert kept(["1.1", "1.1", "1.2"], [NAN, NAN, NAN]) == [0, 2]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"slope": [1.0, 2.0]},
+        {"intercept": [-1024.0, 0.0]},
+        {"padding": [[NAN, NAN], [-2000.0, NAN]]},
+    ],
+)
+def test_an_instance_that_means_other_hounsfield_units_is_no_copy(column: dict[str, object]) -> None:
+    assert kept(["1.1", "1.1"], [0, 0], **column) == [0, 1]
+
+
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20))
 def test_each_instance_is_kept_once(instances: list[int]) -> None:
     found = kept([f"1.{n}" for n in instances], [5.0 * n for n in instances])
@@ -79,8 +106,9 @@ def repeat(count: int, **columns: list[float]) -> NDArray[np.float64]:
     return table
 
 
-def split(z: list[float], **columns: list[float]) -> list[list[int]]:
-    return [part.tolist() for part in split_repeats(along_z(*z), repeat(len(z), **columns))]
+def split(z: list[float], thickness_mm: float = 5.0, **columns: list[float]) -> list[list[int]]:
+    thickness = np.full(len(z), thickness_mm)
+    return [part.tolist() for part in split_repeats(np.array(z), repeat(len(z), **columns), thickness)]
 
 
 def refused(z: list[float], **columns: list[float]) -> str:
@@ -116,10 +144,6 @@ def test_an_attribute_that_some_slices_lack_tells_nothing() -> None:
     assert "1 of 4" not in refused([0, 5, 0, 5], temporal_position=[1, 1, 2, NAN])
 
 
-def test_a_time_of_its_own_for_every_slice_makes_no_stacks_of_one() -> None:
-    assert "2 of 4" in refused([0, 5, 0, 5], acquisition_time=[10.0, 10.1, 20.0, 20.1])
-
-
 def test_repeats_that_nothing_tells_apart_are_refused_with_the_count() -> None:
     message = refused([0, 5, 0, 5, 10])
     assert "2 of 5" in message
@@ -139,9 +163,48 @@ def test_positions_that_differ_in_the_last_digit_only_are_one_place() -> None:
     assert split([0, 5, 0.004, 5.003], temporal_position=[1, 1, 2, 2]) == [[0, 1], [2, 3]]
 
 
-def test_slices_beside_each_other_are_two_places() -> None:
-    position = np.array([[0, 0, 0], [100.0, 0, 0], [0, 0, 5], [100, 0, 5]])
-    assert len(split_repeats(position, repeat(4))) == 1
+@pytest.mark.parametrize("further_mm", [0.02, 0.05, 1.0, 2.5])
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_second_scan_that_lies_a_little_further_on_is_a_stack_of_its_own(name: str, further_mm: float) -> None:
+    z = [5.0 * k for k in range(6)]
+    values = {name.replace(" ", "_"): [1.0] * 6 + [2.0] * 6}
+    found = split(z + [further_mm + value for value in z], **values)
+    assert found == [list(range(6)), list(range(6, 12))]
+
+
+def test_parts_of_one_sweep_that_overlap_where_they_meet_stay_one_stack() -> None:
+    base, top = [4.0 * k for k in range(8)], [26.0 + 7.0 * k for k in range(8)]
+    assert split(base + top, acquisition_number=[1.0] * 8 + [2.0] * 8) == [list(range(16))]
+
+
+def test_halves_of_an_interleaved_scan_stay_one_stack() -> None:
+    z = [2.5 * k for k in range(12)]
+    assert split(z, thickness_mm=2.5, acquisition_number=[1.0, 2.0] * 6) == [list(range(12))]
+
+
+def test_rotations_of_a_sequential_scan_stay_one_stack() -> None:
+    z = [2.5 * k for k in range(16)]
+    assert split(z, thickness_mm=2.5, acquisition_time=[float(k // 4) for k in range(16)]) == [list(range(16))]
+
+
+def test_two_attributes_together_tell_what_neither_tells_alone() -> None:
+    z = [0.0, 5.0] * 4
+    found = split(z, temporal_position=[1, 1, 1, 1, 2, 2, 2, 2], acquisition_number=[1, 1, 2, 2, 1, 1, 2, 2])
+    assert found == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_a_cine_scan_with_a_time_for_each_slice_is_split_in_turn() -> None:
+    # The table toggles: the second place is always a little later than the first.
+    found = split([0, 5, 0, 5, 0, 5], acquisition_time=[10.0, 10.5, 20.0, 20.5, 30.0, 30.5])
+    assert found == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_equal_times_at_one_place_have_no_order() -> None:
+    refused([0, 5, 0, 5], acquisition_time=[10.0, 10.5, 10.0, 20.5])
+
+
+def test_a_place_that_was_missed_once_leaves_no_turns() -> None:
+    refused([0, 5, 0, 5, 0], acquisition_time=[10.0, 10.5, 20.0, 20.5, 30.0])
 
 
 def test_slices_without_positions_are_left_to_the_geometry() -> None:

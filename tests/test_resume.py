@@ -14,6 +14,8 @@ import pytest
 import zarr
 from kills import Reader, broken_volumes, small_series, start
 
+import etl
+
 QUICK = ("--spacing-mm", "8", "--workers", "0", "-q")
 PARTIAL = "zarr.0123456789abcdef0123456789abcdef.partial"
 
@@ -113,7 +115,46 @@ def test_other_times_and_places_of_the_same_files_are_not_a_change(in_process, w
     assert set(outcomes(run(in_process, work)).values()) == {"unchanged"}
 
 
-# --- what is noticed ------------------------------------------------------------------------------------
+def test_warnings_that_only_the_pixels_gave_stay_in_the_ledger(in_process, tmp_path):
+    """A constant series has no air peak, which headers do not tell."""
+
+    def blank(_, dataset):
+        dataset.PixelData = bytes(len(dataset.PixelData))
+
+    small_series(tmp_path / "dicom" / "p0", "P0", edit=blank)
+    first = run(in_process, tmp_path).json["series"][0]
+    small_series(tmp_path / "dicom" / "p1", "P1", seed=1)
+    again = {entry["patient_id"]: entry for entry in run(in_process, tmp_path).json["series"]}
+    assert (again["P0"]["outcome"], again["P1"]["outcome"]) == ("unchanged", "written")
+    assert "constant-slice" in first["warnings"]
+    assert again["P0"]["warnings"] == first["warnings"]
+
+
+@pytest.mark.parametrize("order", [("plain", "contrast"), ("contrast", "plain")])
+def test_the_default_series_does_not_depend_on_which_run_came_last(in_process, tmp_path, order):
+    def contrast(_, dataset):
+        dataset.ContrastBolusAgent, dataset.SeriesNumber = "Iodine", 7
+
+    edits = {"plain": None, "contrast": contrast}
+    for name in order:
+        shutil.rmtree(tmp_path / "dicom", ignore_errors=True)
+        small_series(tmp_path / "dicom" / "p", "P", seed=len(name), edit=edits[name])
+        run(in_process, tmp_path)
+    assert len(etl.open_store(tmp_path / "s.zarr")["P"]) == 2
+    assert etl.open_store(tmp_path / "s.zarr")["P"].default.key.startswith("0001-")
+
+
+def test_a_patient_whose_group_differs_in_case_alone_from_one_there_is_refused(in_process, work, contents):
+    before = contents(work / "s.zarr")
+    small_series(work / "other" / "p", "p0", seed=9)
+    done = in_process("run", work / "other", work / "s.zarr", *QUICK)
+    assert done.status == 2, done.why
+    assert "'p0'" in done.stderr
+    assert "'P0'" in done.stderr
+    assert contents(work / "s.zarr") == before
+
+
+# --- what is noticed -----------------------------------------------------------------------------------
 
 
 def expect_new(in_process, work, contents, patient, truth=None):

@@ -57,6 +57,7 @@ def reason(stack, *, min_slices=8, slice_count=None):
             {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PixelData": bytes(12 * 12 * 6)},
             "secondary-capture",
         ),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "secondary-capture"),
         ({"SOPClassUID": RAW_DATA, "PixelData": None}, "no-pixels"),
         ({"SOPClassUID": PRESENTATION_STATE, "Modality": "PR", "PixelData": None}, "not-ct"),
     ],

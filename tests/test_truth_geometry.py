@@ -434,6 +434,73 @@ def test_one_slice_that_is_there_twice_with_other_pixels_is_refused(tmp_path: Pa
     assert land(tmp_path / "s.zarr", tmp_path / "in").outcomes == [("failed", "duplicate-positions")]
 
 
+@pytest.mark.parametrize("further_mm", [0.03, 2.5])
+def test_a_time_point_that_lies_a_little_further_on_is_a_stack_of_its_own(
+    further_mm: float, tmp_path: Path
+) -> None:
+    parts = [
+        write(
+            tmp_path / "in",
+            acquire(count=12, spacing_mm=5.0, thickness_mm=5.0, center_lps_mm=(0, 0, further_mm * part)),
+            head=replace(HEAD, shift_mm=(9.0 * part, -3, 1.5)),
+            series_uid=SERIES_UID,
+            file_names=lambda index, part=part: f"{index}-{part}",
+            edit=_phase("TemporalPositionIdentifier", part + 1, part),
+        )
+        for part in range(2)
+    ]
+    landed = land(tmp_path / "s.zarr", tmp_path / "in")
+    assert landed.outcomes == [("written", None)] * 2
+    for entry, paths in zip(landed.written, parts, strict=True):
+        assert_right(landed.volume(entry), Slices(paths))
+
+
+def test_two_scans_in_each_other_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    for part in range(2):
+        write(
+            tmp_path / "in",
+            acquire(count=12, center_lps_mm=(0, 0, 0.03 * part)),
+            series_uid=SERIES_UID,
+            file_names=lambda index, part=part: f"{index}-{part}",
+            edit=_phase("InstanceNumber", 1, part),
+        )
+    assert land(tmp_path / "s.zarr", tmp_path / "in").outcomes == [("failed", "duplicate-positions")]
+
+
+def _other_rescale(ds: pydicom.Dataset) -> None:
+    ds.RescaleIntercept = 0
+
+
+def _other_pixels(ds: pydicom.Dataset) -> None:
+    ds.PixelData = bytes(len(ds.PixelData))
+
+
+def _other_pixels_compressed(ds: pydicom.Dataset) -> None:
+    _other_pixels(ds)
+    ds.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
+
+
+@pytest.mark.parametrize("edit", [_other_rescale, _other_pixels, _other_pixels_compressed])
+def test_an_instance_that_is_there_twice_and_not_the_same_is_refused(
+    edit: Callable[[pydicom.Dataset], None], tmp_path: Path
+) -> None:
+    paths = write(tmp_path / "in", acquire())
+    ds = pydicom.dcmread(paths[7])
+    edit(ds)
+    ds.save_as(tmp_path / "in" / "again")
+    assert land(tmp_path / "s.zarr", tmp_path / "in").outcomes == [("failed", "duplicate-positions")]
+
+
+@pytest.mark.parametrize("name", ["0-before-all", "zzz-after-all"])
+def test_of_copies_the_one_that_is_whole_is_kept(name: str, tmp_path: Path) -> None:
+    paths = write(tmp_path / "in", acquire())
+    content = paths[7].read_bytes()
+    (tmp_path / "in" / name).write_bytes(content[:-1000])
+    entry, volume = land(tmp_path / "s.zarr", tmp_path / "in").only()
+    assert "duplicates-dropped" in entry.warnings
+    assert_right(volume, Slices(paths))
+
+
 # --- several stacks under one Series Instance UID -------------------------------------------------------
 
 MIXED: dict[str, tuple[Acquisition, ...]] = {
@@ -490,6 +557,39 @@ def test_cosines_and_spacings_that_differ_in_the_last_digit_are_one_stack(tmp_pa
 def test_a_series_without_geometry_is_refused(keyword: str, tmp_path: Path) -> None:
     write(tmp_path / "in", acquire(count=9), edit=lambda _, ds: delattr(ds, keyword))
     assert land(tmp_path / "s.zarr", tmp_path / "in").outcomes == [("failed", "missing-geometry")]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "reason"),
+    [
+        ("ImageOrientationPatient", None, "missing-geometry"),
+        ("PixelSpacing", None, "missing-geometry"),
+        ("RescaleType", "US", "missing-rescale"),
+        ("Modality", None, "inconsistent-slices"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 10])
+def test_a_slice_that_lacks_what_the_others_have_is_no_hole_in_their_volume(
+    keyword: str, value: str | None, reason: str, at: int, tmp_path: Path
+) -> None:
+    def edit(index: int, ds: pydicom.Dataset) -> None:
+        if index == at:
+            setattr(ds, keyword, value)
+
+    write(tmp_path / "in", acquire(), edit=edit)
+    landed = land(tmp_path / "s.zarr", tmp_path / "in")
+    assert {(entry.outcome, entry.reason) for entry in landed.entries} == {("failed", reason)}
+    assert all("1 of 21" in str(entry.detail) for entry in landed.entries)
+
+
+def test_the_case_of_rescale_type_tells_no_stacks_apart(tmp_path: Path) -> None:
+    def edit(index: int, ds: pydicom.Dataset) -> None:
+        ds.RescaleType = ("HU", "hu")[index % 2]
+
+    truth = Slices(write(tmp_path / "in", acquire(), edit=edit))
+    entry, volume = land(tmp_path / "s.zarr", tmp_path / "in").only()
+    assert entry.slices == 21
+    assert_right(volume, truth)
 
 
 def test_slices_without_instance_number_location_or_thickness_are_right_all_the_same(tmp_path: Path) -> None:
