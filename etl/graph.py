@@ -56,6 +56,11 @@ LOCAL_SETTINGS = {
     # Without Dask's MALLOC_TRIM_THRESHOLD_: setting it stops glibc from learning that arrays of a megabyte come
     # and go, and each slice then costs 250 page faults, 0.3 s of CPU a series.
     "distributed.nanny.pre-spawn-environ": dict.fromkeys(BLAS_THREADS, 1),
+    # Each process of Dask's looks 50 times a second whether it still answers, and twice how the machine is: 4 % of
+    # a core for the driver. A worker looks 100 times a second where its task is.
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.worker.profile.enabled": False,
 }
 
 
