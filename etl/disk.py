@@ -71,13 +71,15 @@ def remove_store(store: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def read_if_there(path: Path) -> bytes | None:
+def read_if_there(path: str | Path) -> bytes | None:
     """Read a file; None where there is no file of that name.
 
-    Not by zarr's store: its event loop takes 0.4 ms a key, of which the end of a run reads six a series.
+    Not by zarr's store: its event loop takes 0.4 ms a key, of which the end of a run reads ten a series. Making a
+    `Path` of each takes a third of reading it.
     """
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
 

@@ -8,6 +8,7 @@ DICOM PS3.3 C.7.6.2.1.1 (Image Position and Image Orientation), C.7.6.16.2.3 (Pl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,17 +66,17 @@ class Layout:
     gantry_tilt_deg: float
     missing: NDArray[np.bool_]
 
-    @property
+    @cached_property
     def gaps_mm(self) -> NDArray[np.float64]:
         """Distances between neighbours along the normal, (n - 1,)."""
         return np.diff(self.offset_mm[:, 0])
 
-    @property
+    @cached_property
     def is_even(self) -> bool:
         """Whether slices lie behind each other on a straight line, upright or tilted."""
         return _line_residual_mm(self.offset_mm) <= EVEN_MM
 
-    @property
+    @cached_property
     def is_regular(self) -> bool:
         """Whether all gaps are equal as far as printed positions can tell."""
         middle = float(np.median(self.gaps_mm))
@@ -83,6 +84,7 @@ class Layout:
         return spread <= max(IRREGULAR_MM, IRREGULAR_SHARE * middle)
 
 
+@lru_cache(maxsize=64)
 def slice_axes(orientation: tuple[float, ...]) -> NDArray[np.float64]:
     """Give the unit directions (normal, row to row, column to column) of an image plane.
 
@@ -118,7 +120,9 @@ def slice_axes(orientation: tuple[float, ...]) -> NDArray[np.float64]:
         )
     along_rows = along_rows - cosine * along_columns
     along_rows /= np.linalg.norm(along_rows)
-    return np.stack([np.cross(along_columns, along_rows), along_rows, along_columns])
+    axes = np.stack([np.cross(along_columns, along_rows), along_rows, along_columns])
+    axes.flags.writeable = False  # It is handed out again: most stacks of a cohort lie alike.
+    return axes
 
 
 def lay_out(

@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 TASKS_PER_WORKER = 4
 # A task of Dask's costs the driver 4 ms; where series are many, several make one task. Each worker still gets so
 # many tasks that none waits long for the last.
-BATCHES_PER_WORKER = 64
+BATCHES_PER_WORKER = 32
 # Of this machine's memory, or of what its control group allows.
 MEMORY_SHARE = 0.8
 MEMORY_RESOURCE = "MEMORY"

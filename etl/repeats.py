@@ -47,8 +47,9 @@ def drop_copies(slices: Slices, preference: NDArray[np.int64]) -> tuple[NDArray[
     kept: dict[tuple[object, ...], int] = {}
     for i in np.argsort(preference, kind="stable"):
         kept.setdefault(identities[i], int(i))
-    keep = np.array(sorted(kept.values()), np.intp)
-    return keep, np.setdiff1d(np.arange(len(slices)), keep)
+    is_kept = np.zeros(len(slices), bool)
+    is_kept[list(kept.values())] = True
+    return np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
 
 
 def identify(slices: Slices) -> list[tuple[object, ...]]:

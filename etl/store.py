@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
 SOURCE_ARRAYS = ("sop_instance_uid", "position_mm", "instance_number")
+FRAMES = "frame_number"
 
 
 class StoreWriter:
@@ -200,17 +202,13 @@ class StoreWriter:
 
     def _series_nodes(self, prefix: str) -> dict[str, str] | None:
         """Metadata of every node of a series; None for one that a crash left unfinished."""
-        if self._get_json(f"{prefix}/{METADATA}") is None:
+        own = self._get_json(f"{prefix}/{METADATA}")
+        if own is None:
             return None
-        nodes = {prefix: self._node_text(prefix)}
         # What other programs leave in a folder (@eaDir, .DS_Store) is not ours to describe.
-        for name in self._children(prefix):
-            if name in NODES:
-                nodes[f"{prefix}/{name}"] = self._node_text(f"{prefix}/{name}")
-        for name in self._children(f"{prefix}/source"):
-            if name in (*SOURCE_ARRAYS, "frame_number"):
-                nodes[f"{prefix}/source/{name}"] = self._node_text(f"{prefix}/source/{name}")
-        return nodes
+        inside = [name for name in self._children(prefix) if name in NODES]
+        inside += [f"source/{n}" for n in self._children(f"{prefix}/source") if n in (*SOURCE_ARRAYS, FRAMES)]
+        return {prefix: as_text(own), **{f"{prefix}/{n}": self._node_text(f"{prefix}/{n}") for n in inside}}
 
     def _write_patient(
         self, patient: str, published: Mapping[str, Mapping[str, str]], default_series: Mapping[str, str]
@@ -238,7 +236,7 @@ class StoreWriter:
         return as_text(self._node(path))
 
     def _packed_histogram(self, prefix: str) -> bytes:
-        content = disk.read_if_there(Path(self.path, prefix, "hu_histogram", "c", "0"))
+        content = disk.read_if_there(f"{self.path}/{prefix}/hu_histogram/c/0")
         if content is None:
             raise StoreError(f"{prefix}/hu_histogram has no chunk")
         _unpacked(content)  # raises here and not when all are summed
@@ -246,12 +244,12 @@ class StoreWriter:
 
     def _children(self, prefix: str) -> list[str]:
         """Names of the folders below a prefix, sorted."""
-        folder = Path(self.path, prefix)
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        with os.scandir(f"{self.path}/{prefix}") as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
 
     def _get_json(self, key: str) -> dict[str, Any] | None:
         """Read metadata; None where it is absent, empty or no JSON object, as a power cut may leave it."""
-        content = disk.read_if_there(Path(self.path, key))
+        content = disk.read_if_there(f"{self.path}/{key}")
         if content is None:
             return None
         try:
