@@ -1,7 +1,7 @@
 """Print, as JSON, the CPU seconds of reading a folder's slices and of its frames' decoders alone.
 
-``decoding.py FOLDER ROUNDS``: the slices as the pipeline reads them (`etl.dicom.read_slices`: open, read, cut into
-frames, decode, check), and a bare loop of each decoder at hand over the same frames, held in memory.
+``decoding.py FOLDER ROUNDS``: the slices as the pipeline reads them (`etl.dicom.pixels.read_slices`: open, read,
+cut into frames, decode, check), and a bare loop of each decoder at hand over the same frames, held in memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from openjpeg.utils import decode_pixel_data
 from pydicom import dcmread
 from pydicom.encaps import get_frame
 
-from etl.dicom import read_slices
-from etl.scan import scan_source
-from etl.sources import find_sources
+from etl.dicom.pixels import read_slices
+from etl.dicom.sources import find_sources
+from etl.scan.scan import scan_source
 
 Decoder = Callable[[bytes], object]
 DECODERS: dict[str, dict[str, Decoder]] = {

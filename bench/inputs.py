@@ -17,10 +17,10 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGLosslessSV1
 
-from etl.phantom import HeadPhantom
-from etl.phantom_acquisition import Acquisition
-from etl.phantom_cohort import write_benchmark
-from etl.phantom_dicom import write_series
+from etl.phantom.acquisition import Acquisition
+from etl.phantom.cohort import write_benchmark
+from etl.phantom.files import write_series
+from etl.phantom.head import HeadPhantom
 
 PIXEL_MM = 250 / 512
 

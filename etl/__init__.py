@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from etl.errors import EtlError, SeriesError, StoreConflictError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from etl.read import Patient, Store, Volume, open_store
+    from etl.read.patients import Patient, Store, Volume, open_store
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in {"Patient", "Store", "Volume", "open_store"}:
-        from etl import read  # noqa: PLC0415 - zarr is loaded on first use only
+        from etl.read import patients  # noqa: PLC0415 - zarr is loaded on first use only
 
-        return getattr(read, name)
+        return getattr(patients, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,11 +67,11 @@ def main() -> None:
 def scan(inputs: tuple[str, ...], as_json: bool) -> None:
     """Show the series that INPUT holds and what `run` would do with each (headers only)."""
     from etl.config import build_config, load_preset
-    from etl.plan import make_plan
-    from etl.pool import open_pool
-    from etl.run import scan_inputs
-    from etl.scan import Limits
-    from etl.tables import print_scan, scan_summary
+    from etl.plan.plan import make_plan
+    from etl.run.run import scan_inputs
+    from etl.run.tables import print_scan, scan_summary
+    from etl.scan.scan import Limits
+    from etl.workers.pool import open_pool
 
     config = build_config(load_preset("head-ct"), {"workers": 0})
     with open_pool(config.workers, None) as pool:
@@ -115,15 +115,15 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
     if len(inputs) < 2:
         raise UsageError("run needs at least one INPUT and the STORE")
 
-    from etl.rerun import run_again
+    from etl.run.rerun import run_again
 
     *sources, store = inputs
     result = run_again(sources, store, config)
     if result is None:
-        from etl.run import run as run_pipeline
+        from etl.run.run import run as run_pipeline
 
         result = run_pipeline(sources, store, config)
-    from etl.tables import print_run
+    from etl.run.tables import print_run
 
     if config.json:
         _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
@@ -139,8 +139,8 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
 @JSON_OPTION
 def info(store: str, as_json: bool) -> None:
     """Show what is in STORE."""
-    from etl.read import open_store
-    from etl.tables import print_info, store_summary
+    from etl.read.patients import open_store
+    from etl.run.tables import print_info, store_summary
 
     summary = store_summary(open_store(store))
     _emit(summary) if as_json else print_info(summary)
@@ -156,11 +156,11 @@ def verify(
     store: str, more_inputs: tuple[str, ...], inputs: tuple[str, ...], deidentify: str | None, repair: bool
 ) -> None:
     """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
-    from etl import verify as check
-    from etl.deidentify import Pseudonyms, read_key
-    from etl.pool import open_pool
-    from etl.run import scan_inputs
-    from etl.scan import Limits
+    from etl.run.run import scan_inputs
+    from etl.scan.deidentify import Pseudonyms, read_key
+    from etl.scan.scan import Limits
+    from etl.store import verify as check
+    from etl.workers.pool import open_pool
 
     if more_inputs and not inputs:
         raise UsageError(f"verify takes one STORE; {more_inputs[0]!r} beside it needs --input before it")
@@ -190,9 +190,9 @@ def verify(
 )
 def report(store: str, run_dir: str | None) -> None:
     """Write the HTML report of STORE."""
-    from etl.finish import newest_run
-    from etl.ledger import REPORT_NAME, read_run
-    from etl.report import write_report
+    from etl.report.page import write_report
+    from etl.run.finish import newest_run
+    from etl.run.ledger import REPORT_NAME, read_run
 
     folder = Path(run_dir) if run_dir else newest_run(Path(store))
     if run_dir and not folder.is_dir():
@@ -207,7 +207,7 @@ def report(store: str, run_dir: str | None) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def phantom(folder: str, patients: int, seed: int) -> None:
     """Write a synthetic cohort as real DICOM into DIR."""
-    from etl.phantom_cohort import write_cohort
+    from etl.phantom.cohort import write_cohort
 
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import UsageError
-from etl.read import Store, Volume, open_store
+from etl.read.patients import Store, Volume, open_store
 
 SeriesChoice = Literal["default", "all"]
 Example = dict[str, Any]

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from etl.cli import main
-from etl.phantom_cohort import WrittenSeries, write_cohort
+from etl.phantom.cohort import WrittenSeries, write_cohort
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 THIN_SLICES = 14

@@ -58,8 +58,8 @@ def make_seeds(shared=SHARED):
 
 
 def _phantom_seeds():
-    from etl.phantom import HeadPhantom
-    from etl.phantom_dicom import Acquisition, write_enhanced, write_localizer, write_series
+    from etl.phantom.files import Acquisition, write_enhanced, write_localizer, write_series
+    from etl.phantom.head import HeadPhantom
 
     def acquire(**options):
         given = {"count": 3, "rows": 16, "columns": 16, "pixel_spacing_mm": (12.0, 12.0), **options}
@@ -238,11 +238,11 @@ def try_input(files, work):
     """
     from etl.config import build_config, load_preset
     from etl.errors import UsageError
-    from etl.plan import make_plan
-    from etl.pool import SerialPool
-    from etl.process import process
-    from etl.run import scan_inputs
-    from etl.scan import Limits
+    from etl.plan.plan import make_plan
+    from etl.process.series import process
+    from etl.run.run import scan_inputs
+    from etl.scan.scan import Limits
+    from etl.workers.pool import SerialPool
 
     dicom = work / "dicom" / "patient"
     dicom.mkdir(parents=True)
@@ -326,7 +326,7 @@ def _serve(seeds, seed, numbers, state, results, work):
 
 def fuzz(inputs, seed, folder, *, processes=2, first=0, tell=None, shared=SHARED):
     """Run inputs `first` to `first + inputs` in child processes."""
-    for name in ("etl.cli", "etl.run", "etl.process", "pydicom.pixels"):
+    for name in ("etl.cli", "etl.run.run", "etl.process.series", "pydicom.pixels"):
         import_module(name)  # once here, not in each child
     seeds = make_seeds(shared)
     result, results = Result(), folder / "results.jsonl"

@@ -34,8 +34,8 @@ def contents(folder):
 
 
 def small_series(target, patient, *, seed=0, rows=24, count=9, **options):
-    from etl.phantom import HeadPhantom
-    from etl.phantom_dicom import Acquisition, write_series
+    from etl.phantom.files import Acquisition, write_series
+    from etl.phantom.head import HeadPhantom
 
     acquisition = Acquisition.regular(
         count=count, rows=rows, columns=rows, pixel_spacing_mm=(200 / rows, 200 / rows), noise_hu=5
@@ -235,7 +235,7 @@ def kill_once(folder, undisturbed, work, victim, rng, *, scheduler=None):
 def whatever_is_wrong(store, undisturbed):
     """Compare a store with an undisturbed one and ask `verify`."""
     from etl.errors import StoreError
-    from etl.verify import verify_store
+    from etl.store.verify import verify_store
 
     found = contents(store)
     problems = [f"{name} is missing" for name in undisturbed.keys() - found.keys()]
@@ -325,7 +325,7 @@ def make_stages(folder):
 
 def _run(folder, store, *, overwrite=False):
     from etl.config import build_config, load_preset
-    from etl.run import run
+    from etl.run.run import run
 
     options = {"spacing_mm": "8", "workers": 0, "quiet": True, "overwrite": overwrite}
     result = run([str(folder)], str(store), build_config(load_preset("head-ct"), options))
@@ -341,8 +341,8 @@ def crash_points(folder, chosen, rng, *, scenarios=SCENARIOS, tell=None):
     chosen : int or None
         Points a scenario; None: all.
     """
-    import etl.report
-    import etl.run  # noqa: F401
+    import etl.report.page
+    import etl.run.run  # noqa: F401
 
     stages = make_stages(folder / "dicom")
     points, problems = 0, []
@@ -415,7 +415,7 @@ def _lines_of_child(function, log):
 
 
 def _random_kills(work, kills, seed):
-    from etl.phantom_cohort import write_benchmark
+    from etl.phantom.cohort import write_benchmark
 
     folder = work / "dicom"
     write_benchmark(folder, PATIENTS, 30, rows=96)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from etl.checks import check_complete, check_gaps, check_rescale, layout_warnings, stack_digest
 from etl.errors import SeriesError
-from etl.geometry import Layout, lay_out
+from etl.plan.checks import check_complete, check_gaps, check_rescale, layout_warnings, stack_digest
 from etl.stack import Location, PixelFormat, Slices, Stack, StackKey
+from etl.volume.geometry import Layout, lay_out
 
 NAN = float("nan")
 FORMAT = PixelFormat("1.2.840.10008.1.2.1", 8, 6, 1, 16, 16, 15, 1, "MONOCHROME2", 1)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from etl.phantom import HeadPhantom
-from etl.phantom_dicom import Acquisition, write_series
+from etl.phantom.files import Acquisition, write_series
+from etl.phantom.head import HeadPhantom
 
 COMMANDS = ("scan", "run", "info", "verify", "report", "phantom")
 QUICK = ("--spacing-mm", "6", "--workers", "0")

@@ -13,7 +13,7 @@ import time
 import pytest
 import zarr
 
-from etl.phantom_cohort import write_benchmark
+from etl.phantom.cohort import write_benchmark
 
 QUICK = ("--spacing-mm", "6")
 PATIENTS = 10

@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from etl.codestream import claimed_size
+from etl.dicom.frame_size import claimed_size
 
 SIZES = [(1, 1), (7, 300), (512, 256), (64, 65)]
 ENCODERS = {

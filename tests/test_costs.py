@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import etl.scan
+import etl.scan.scan
 from etl.config import build_config, load_preset
-from etl.phantom_cohort import write_benchmark
-from etl.plan import make_plan
-from etl.process import convert_task
-from etl.quick_header import QuickReader
-from etl.scan import scan_source
-from etl.sources import find_sources
+from etl.dicom.fast_header import QuickReader
+from etl.dicom.sources import find_sources
+from etl.phantom.cohort import write_benchmark
+from etl.plan.plan import make_plan
+from etl.process.series import convert_task
+from etl.scan.scan import scan_source
 
 SLICES, SERIES = 40, 2
 QUICK = ("--spacing-mm", "8", "--workers", "0", "-q")
@@ -59,7 +59,7 @@ def test_a_file_is_opened_once_for_its_header_and_once_for_its_pixels(in_process
         raise AssertionError("an ordinary file needs no second parser")
 
     monkeypatch.setattr(QuickReader, "read", counted)
-    monkeypatch.setattr(etl.scan, "dcmread", slow)
+    monkeypatch.setattr(etl.scan.scan, "dcmread", slow)
     with opened_files(folder) as opened:
         assert in_process("run", folder, tmp_path / "s.zarr", *QUICK).status == 0
     files = {str(path) for path in folder.rglob("*") if path.is_file()}
@@ -102,7 +102,7 @@ def test_the_full_size_stack_is_never_in_memory(folder, preset):
 
 
 def test_a_second_run_opens_no_input(in_process, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("etl.rerun.SETTLED_S", 0.0)
+    monkeypatch.setattr("etl.run.rerun.SETTLED_S", 0.0)
     assert in_process("run", folder, tmp_path / "s.zarr", *QUICK).status == 0
     with opened_files(folder) as opened:
         assert in_process("run", folder, tmp_path / "s.zarr", *QUICK).status == 0

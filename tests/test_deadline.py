@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from etl.deadline import Caller
+from etl.workers.time_limit import Caller
 
 
 def test_an_answer_in_time_is_given_back():
@@ -91,7 +91,7 @@ def test_threads_end_with_the_caller():
 def test_a_call_that_never_returns_does_not_keep_the_process():
     code = """
 import time
-from etl.deadline import Caller
+from etl.workers.time_limit import Caller
 with Caller(0.1) as caller:
     try:
         caller.call(lambda _: time.sleep(3600))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from etl.default_series import Fact, Rule, Score, load_rules, score
+from etl.plan.default_series import Fact, Rule, Score, load_rules, score
 
 PLAIN: dict[str, Fact] = {
     "coverage_share": 1.0,

@@ -15,8 +15,8 @@ import pytest
 import zarr
 from kills import small_series
 
-from etl.deidentify import Pseudonyms, capped_age, read_key
 from etl.errors import UsageError
+from etl.scan.deidentify import Pseudonyms, capped_age, read_key
 
 QUICK = ("--spacing-mm", "12", "--workers", "0", "-q")
 KEY = b"a key of more than sixteen bytes"

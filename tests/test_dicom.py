@@ -25,16 +25,16 @@ from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import UID, CTImageStorage
 
 from etl.config import Config
-from etl.dicom import check_pixel_format, read_slices
+from etl.dicom.pixels import check_pixel_format, read_slices
+from etl.dicom.sources import find_sources
 from etl.errors import SeriesError
-from etl.ledger import Entry
-from etl.plan import SeriesTask, make_plan
-from etl.process import convert_task, read_hounsfield
-from etl.quality import Quality
-from etl.scan import merge_scans, scan_source
-from etl.sources import find_sources
+from etl.plan.plan import SeriesTask, make_plan
+from etl.process.series import convert_task, read_hounsfield
+from etl.run.ledger import Entry
+from etl.scan.scan import merge_scans, scan_source
 from etl.stack import PixelFormat, Stack
-from etl.validity import PaddingFill
+from etl.volume.quality import Quality
+from etl.volume.validity import PaddingFill
 
 Stored = NDArray[np.integer]
 

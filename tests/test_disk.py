@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etl.disk import take_back, write_durably
-from etl.encode import encode_series
 from etl.errors import DiskFullError
-from etl.store import StoreWriter
+from etl.store.durable import take_back, write_durably
+from etl.store.encoding import encode_series
+from etl.store.writer import StoreWriter
 
 
 @pytest.fixture

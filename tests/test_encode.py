@@ -16,8 +16,8 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from etl.encode import encode_series, ome_attributes, uid_array
-from etl.volume import Geometry
+from etl.store.encoding import encode_series, ome_attributes, uid_array
+from etl.volume.patient_space import Geometry
 
 REGISTERED_CODECS = {"sharding_indexed", "bytes", "blosc", "zstd", "crc32c"}
 EMPTY_CHUNK = 2**64 - 1

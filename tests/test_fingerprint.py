@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.fingerprint import BODY_HU, fingerprint
+from etl.store.fingerprint import BODY_HU, fingerprint
 
 WINDOW = (-1000, 2000)
 STATISTICS = ("mean_hu", "std_hu", "percentile_00_5_hu", "percentile_50_0_hu", "percentile_99_5_hu")

@@ -15,8 +15,8 @@ from fuzz import try_input
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
-from etl.phantom import HeadPhantom
-from etl.phantom_dicom import Acquisition, write_series
+from etl.phantom.files import Acquisition, write_series
+from etl.phantom.head import HeadPhantom
 
 INPUTS = 1200
 HERE = Path(__file__).parent

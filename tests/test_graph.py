@@ -10,16 +10,16 @@ from collections import Counter
 
 import pytest
 
-import etl.graph
+import etl.workers.dask_pool
 from etl.config import build_config, load_preset
-from etl.ledger import Entry
-from etl.phantom_cohort import write_benchmark
-from etl.plan import SeriesTask, make_plan
-from etl.pool import open_pool
-from etl.process import Receipt
-from etl.run import run
-from etl.scan import scan_source
-from etl.sources import find_sources
+from etl.dicom.sources import find_sources
+from etl.phantom.cohort import write_benchmark
+from etl.plan.plan import SeriesTask, make_plan
+from etl.process.series import Receipt
+from etl.run.ledger import Entry
+from etl.run.run import run
+from etl.scan.scan import scan_source
+from etl.workers.pool import open_pool
 
 LARGEST_MESSAGE = 64 << 10
 # Together two are more than the memory that the tests let there be.
@@ -51,7 +51,7 @@ def test_every_item_is_called_once_whether_alone_or_with_others(pool, count):
 
 @pytest.mark.slow
 def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool, monkeypatch):
-    monkeypatch.setattr(etl.graph, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(etl.workers.dask_pool, "MEMORY_LIMIT", 1000)
     spans = [span for _, span in pool.map(start_and_end, range(4), **LARGE)]
     spans.sort()
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
@@ -59,7 +59,7 @@ def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool,
 
 @pytest.mark.slow
 def test_an_item_that_needs_more_than_there_is_runs_alone_all_the_same(pool, monkeypatch):
-    monkeypatch.setattr(etl.graph, "MEMORY_LIMIT", 10)
+    monkeypatch.setattr(etl.workers.dask_pool, "MEMORY_LIMIT", 10)
     assert sorted(pool.map(double, range(3), 0, **LARGE)) == [(0, 0), (1, 2), (2, 4)]
 
 
@@ -71,7 +71,7 @@ def environment(_):
 def test_workers_have_one_blas_thread_and_an_allocator_that_may_learn(pool):
     # Dask's trim threshold, wherever it is set, tripled the time that workers spend in the kernel.
     [(_, found)] = pool.map(environment, [None], share=lambda _: 1.0, memory_bytes=lambda _: 0)
-    assert {found[name] for name in etl.graph.BLAS_THREADS} == {"1"}
+    assert {found[name] for name in etl.workers.dask_pool.BLAS_THREADS} == {"1"}
     assert "MALLOC_TRIM_THRESHOLD_" not in found
 
 
@@ -79,13 +79,13 @@ def test_workers_have_one_blas_thread_and_an_allocator_that_may_learn(pool):
 def test_a_run_says_what_memory_each_series_needs(tmp_path, monkeypatch):
     write_benchmark(tmp_path / "dicom", 3, 16, rows=32)
     submitted = []
-    submit = etl.graph._Calls._submit
+    submit = etl.workers.dask_pool._Calls._submit
 
     def recorded(calls, batch, need):
         submitted.append((batch, need))
         return submit(calls, batch, need)
 
-    monkeypatch.setattr(etl.graph._Calls, "_submit", recorded)
+    monkeypatch.setattr(etl.workers.dask_pool._Calls, "_submit", recorded)
     config = build_config(load_preset("head-ct"), {"workers": 2, "quiet": True})
     assert not run([str(tmp_path / "dicom")], str(tmp_path / "store.zarr"), config).has_failures
     needs = [need for batch, need in submitted if isinstance(batch[0], SeriesTask)]
@@ -96,7 +96,7 @@ def test_a_run_says_what_memory_each_series_needs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("count", "share", "most"), [(10, 0.3, 100), (10, 0.01, 4), (3, 5.0, 9), (5, 0.1, 0)])
 def test_batches_hold_everything_in_order_and_keep_both_bounds(count, share, most):
-    batches = list(etl.graph._batched(range(count), lambda _: share, most))
+    batches = list(etl.workers.dask_pool._batched(range(count), lambda _: share, most))
     assert [item for batch in batches for item in batch] == list(range(count))
     for batch in batches:
         assert len(batch) == 1 or (len(batch) <= most and len(batch) * share <= 1 + 1e-9)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from etl.convert import Converted, convert
 from etl.errors import SeriesError
-from etl.geometry import Layout, lay_out
-from etl.grid import make_grid
+from etl.volume.convert import Converted, convert
+from etl.volume.geometry import Layout, lay_out
+from etl.volume.grid import make_grid
 
 Array = NDArray[np.float64]
 WINDOW = (-500, 500)

@@ -22,14 +22,14 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from etl.config import Config
-from etl.ledger import Entry
-from etl.phantom import HeadPhantom
-from etl.phantom_dicom import Acquisition, synthetic_uid, write_enhanced, write_series
-from etl.plan import Plan, make_plan
-from etl.read import Store, open_store
-from etl.run import run
-from etl.scan import ScanResult, merge_scans, scan_source
-from etl.sources import find_sources
+from etl.dicom.sources import find_sources
+from etl.phantom.files import Acquisition, synthetic_uid, write_enhanced, write_series
+from etl.phantom.head import HeadPhantom
+from etl.plan.plan import Plan, make_plan
+from etl.read.patients import Store, open_store
+from etl.run.ledger import Entry
+from etl.run.run import run
+from etl.scan.scan import ScanResult, merge_scans, scan_source
 from etl.stack import Stack
 
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -63,7 +63,7 @@ def entries(*inputs: Path) -> list[Entry]:
 def land(store: Path, *inputs: Path) -> tuple[list[Entry], Store]:
     """Run on the inputs in this process, without drawing the report."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("etl.report.write_report", lambda *_, **__: None)
+        patch.setattr("etl.report.page.write_report", lambda *_, **__: None)
         found = run(list(map(str, inputs)), str(store), CONFIG).entries
     assert not [entry for entry in found if entry.reason == "internal-error"]
     return list(found), open_store(store)
@@ -579,7 +579,7 @@ def test_a_presentation_state_in_the_series_of_its_images_changes_nothing(tmp_pa
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_identifiers_that_are_too_long_are_kept_apart():
     """They agree in their first 64 characters, which is all that the source map can hold."""
-    from etl.identity import LONGEST_UID, uid
+    from etl.scan.identity import LONGEST_UID, uid
 
     found = []
     for last in "12":

@@ -22,9 +22,9 @@ import pydicom
 import pytest
 from kills import small_series
 
-import etl.run
-from etl.keys import patient_key
-from etl.read import open_store
+import etl.run.run
+from etl.read.patients import open_store
+from etl.store.keys import patient_key
 
 QUICK = ("--spacing-mm", "8", "--workers", "0", "-q", "--json")
 GOOD = "GOOD"
@@ -383,14 +383,14 @@ def shrink(path):
 
 @pytest.mark.parametrize("happens", [vanish, become_a_fifo, become_a_folder, grow, shrink])
 def test_a_file_that_changes_between_scan_and_process_is_unreadable(attack, monkeypatch, tmp_path, happens):
-    make_plan = etl.run.make_plan
+    make_plan = etl.run.run.make_plan
 
     def plan_and_change(*arguments):
         plan = make_plan(*arguments)
         happens(files_of(tmp_path / "dicom" / "bad")[1])
         return plan
 
-    monkeypatch.setattr(etl.run, "make_plan", plan_and_change)
+    monkeypatch.setattr(etl.run.run, "make_plan", plan_and_change)
     assert attack(lambda folder: small_series(folder, "BAD")) == [("failed", "unreadable")]
 
 

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut
 
 from etl.errors import SeriesError
-from etl.hounsfield import AIR_HU, padding_mask, stored_values, to_hounsfield
+from etl.volume.hounsfield import AIR_HU, padding_mask, stored_values, to_hounsfield
 
 NAN, INF = float("nan"), float("inf")
 INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32]

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from kills import small_series
 
-from etl.inflate import DEFLATED, inflated, inflated_member
+from etl.dicom.inflate import DEFLATED, inflated, inflated_member
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from etl.inventory import read_json, take_inventory
+from etl.store.inventory import read_json, take_inventory
 
 SERIES = "P1/0003-0123abcd"
 HEX = "0123456789abcdef" * 2

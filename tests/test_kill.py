@@ -29,7 +29,7 @@ from kills import (
     workers_of,
 )
 
-from etl.phantom_cohort import write_benchmark
+from etl.phantom.cohort import write_benchmark
 
 pytestmark = pytest.mark.slow
 

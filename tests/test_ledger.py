@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from etl.errors import EXCLUSION_CODES, FAILURE_CODES
-from etl.ledger import Entry, count_outcomes, read_run, write_run
+from etl.run.ledger import Entry, count_outcomes, read_run, write_run
 
 ENTRY = Entry(
     patient_id="CQ500-CT-1",

@@ -15,12 +15,12 @@ import pytest
 from kills import kill_group, small_series, start, wait_for_published, workers_of
 
 from etl.errors import StoreError, UsageError
-from etl.lock import STALE_AFTER_S, StoreLock
+from etl.store.lock import STALE_AFTER_S, StoreLock
 
 QUICK = ("--spacing-mm", "8", "--workers", "0", "-q")
 HOLD = """
 import sys, time
-from etl.lock import StoreLock
+from etl.store.lock import StoreLock
 with StoreLock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
@@ -163,7 +163,7 @@ def test_of_many_that_try_at_once_over_a_stale_lock_one_wins(tmp_path):
 
 
 def test_a_run_that_stood_still_notices_that_another_took_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("etl.lock.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("etl.store.lock.HEARTBEAT_S", 0.02)
     with StoreLock(str(tmp_path / "s.zarr")) as lock:
         lock.check()
         lock_of(tmp_path, 2, host="elsewhere", pid=1, age_s=0)
@@ -176,7 +176,7 @@ def test_a_run_that_stood_still_notices_that_another_took_over(tmp_path, monkeyp
 
 
 def test_a_held_lock_stays_fresh(tmp_path, monkeypatch):
-    monkeypatch.setattr("etl.lock.HEARTBEAT_S", 0.02)
+    monkeypatch.setattr("etl.store.lock.HEARTBEAT_S", 0.02)
     with StoreLock(str(tmp_path / "s.zarr")):
         path = tmp_path / ".s.zarr.lock.1"
         os.utime(path, (0, 0))

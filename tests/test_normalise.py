@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.normalise import normalise
+from etl.volume.normalise import normalise
 
 WINDOWS = [(-1000, 2000), (0, 80), (-1024, 3071), (-32768, 32767), (7, 8)]
 

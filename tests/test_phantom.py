@@ -24,9 +24,9 @@ from pydicom.uid import (
 )
 
 from etl.errors import UsageError
-from etl.phantom import HeadPhantom
-from etl.phantom_cohort import write_benchmark, write_cohort
-from etl.phantom_dicom import Acquisition, synthetic_uid, write_enhanced, write_localizer, write_series
+from etl.phantom.cohort import write_benchmark, write_cohort
+from etl.phantom.files import Acquisition, synthetic_uid, write_enhanced, write_localizer, write_series
+from etl.phantom.head import HeadPhantom
 
 HEAD = HeadPhantom.for_patient(7)
 SMALL = {"rows": 40, "columns": 48, "pixel_spacing_mm": (5.5, 4.5)}

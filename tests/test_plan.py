@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.config import build_config, load_preset
+from etl.dicom.sources import find_sources
 from etl.errors import UsageError
-from etl.phantom import HeadPhantom
-from etl.phantom_dicom import Acquisition, write_series
-from etl.plan import make_plan
-from etl.scan import ScanResult, merge_scans, scan_source
-from etl.sources import find_sources
+from etl.phantom.files import Acquisition, write_series
+from etl.phantom.head import HeadPhantom
+from etl.plan.plan import make_plan
+from etl.scan.scan import ScanResult, merge_scans, scan_source
 
 IMPLICIT = "1.2.840.10008.1.2"
 

@@ -14,7 +14,7 @@ from kills import small_series
 from pydicom import DataElement, Dataset
 from pydicom.sequence import Sequence
 
-import etl.run
+import etl.run.run
 
 QUICK = ("--spacing-mm", "12", "--workers", "0")
 TEXTS = {
@@ -244,14 +244,14 @@ def test_files_that_vanish_are_not_named_in_report_or_terminal(in_process, tmp_p
     folder = tmp_path / "dicom" / "ZQFOLDER"
     for one in small_series(folder, "P", edit=identify):
         (folder / one.path).rename(folder / f"ZQFILE-{one.path}")
-    make_plan = etl.run.make_plan
+    make_plan = etl.run.run.make_plan
 
     def plan_and_lose(*arguments):
         plan = make_plan(*arguments)
         shutil.rmtree(folder)
         return plan
 
-    monkeypatch.setattr(etl.run, "make_plan", plan_and_lose)
+    monkeypatch.setattr(etl.run.run, "make_plan", plan_and_lose)
     done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
     assert done.status == 3, done.why
     assert "unreadable" in done.stdout

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.provenance import json_digest, software_versions, source_digest, volume_digest
+from etl.digests import json_digest, software_versions, source_digest, volume_digest
 
 
 def columns() -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from etl.phantom import HeadPhantom
-from etl.quality import Quality, find_plateau
+from etl.phantom.head import HeadPhantom
+from etl.volume.quality import Quality, find_plateau
 
 Hu = NDArray[np.float32]
 

@@ -18,11 +18,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from etl.headers import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, rows_of
-from etl.phantom import HeadPhantom
-from etl.phantom_acquisition import Acquisition
-from etl.phantom_dicom import write_series
-from etl.quick_header import CHUNK_BYTES, QuickReader
+from etl.dicom.fast_header import CHUNK_BYTES, QuickReader
+from etl.phantom.acquisition import Acquisition
+from etl.phantom.files import write_series
+from etl.phantom.head import HeadPhantom
+from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, rows_of
 from etl.stack import Location
 
 OTHER_VALUES = {"AS": "044Y", "DT": "20200101120000", "FD": 17.0, "FL": 17.0, "TM": "120001", "UI": "1.2.3.4"}

@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etl.errors import StoreError
-from etl.read import SourceSlice, Store, Volume, open_store
-from etl.source_slices import nearest_index, nearest_position
+from etl.read.patients import SourceSlice, Store, Volume, open_store
+from etl.read.source_slices import nearest_index, nearest_position
 
 SHAPE = (9, 10, 11)
 

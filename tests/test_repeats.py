@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from etl.errors import SeriesError
-from etl.repeats import drop_copies, split_repeats
+from etl.plan.repeats import drop_copies, split_repeats
 from etl.stack import Location, Slices
 
 NAN = float("nan")

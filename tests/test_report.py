@@ -18,10 +18,10 @@ from PIL import Image
 from test_read import damage_all_but_first_chunk
 
 from etl.errors import EXCLUSION_CODES, FAILURE_CODES, StoreError
-from etl.read import Volume, open_store
-from etl.report import montage_of, write_report
-from etl.report_histogram import draw_histogram
-from etl.report_words import WARNINGS, explain
+from etl.read.patients import Volume, open_store
+from etl.report.histogram import draw_histogram
+from etl.report.page import montage_of, write_report
+from etl.report.words import WARNINGS, explain
 
 WINDOW = (-1000, 2000)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from etl.resample import (
+from etl.volume.resample import (
     AxisOperator,
     anti_alias_sigma,
     banded_operator,

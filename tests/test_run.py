@@ -16,11 +16,11 @@ import pytest
 import zarr
 from scipy import ndimage
 
-from etl.montage import Montage
-from etl.phantom import AIR_HU, HeadPhantom
-from etl.phantom_dicom import Acquisition, write_localizer, write_series
-from etl.read import open_store
-from etl.report import montage_of
+from etl.phantom.files import Acquisition, write_localizer, write_series
+from etl.phantom.head import AIR_HU, HeadPhantom
+from etl.read.patients import open_store
+from etl.report.montage import Montage
+from etl.report.page import montage_of
 
 QUICK = ("--spacing-mm", "6", "--workers", "0")
 LEDGER_KEYS = [

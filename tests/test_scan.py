@@ -10,10 +10,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from etl.phantom import HeadPhantom
-from etl.phantom_dicom import Acquisition, write_enhanced, write_localizer, write_series
-from etl.scan import merge_scans, scan_source
-from etl.sources import find_sources
+from etl.dicom.sources import find_sources
+from etl.phantom.files import Acquisition, write_enhanced, write_localizer, write_series
+from etl.phantom.head import HeadPhantom
+from etl.scan.scan import merge_scans, scan_source
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 BIG_ENDIAN, DEFLATED, RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from etl.phantom import HeadPhantom
-from etl.phantom_dicom import Acquisition, write_localizer, write_series
-from etl.scan import merge_scans, scan_source
-from etl.select import exclude
-from etl.sources import find_sources
+from etl.dicom.sources import find_sources
+from etl.phantom.files import Acquisition, write_localizer, write_series
+from etl.phantom.head import HeadPhantom
+from etl.plan.selection import exclude
+from etl.scan.scan import merge_scans, scan_source
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from etl.dicom.sources import Opener, Source, find_sources, list_members, nested_archive
 from etl.errors import UsageError
-from etl.sources import Opener, Source, find_sources, list_members, nested_archive
 from etl.stack import Location
 
 FILES = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import zarr
 
-import etl.disk
-from etl.encode import encode_series
+import etl.store.durable
 from etl.errors import StoreConflictError, UsageError
-from etl.store import StoreWriter
+from etl.store.encoding import encode_series
+from etl.store.writer import StoreWriter
 
 RECIPE = {"spacing_mm": [1.0, 1.0, 1.0], "window": [-1000, 2000], "center": 0.25}
 
@@ -45,7 +45,7 @@ def dying_after(monkeypatch):
     """Let writing fail once so many keys have been written."""
 
     def after(count):
-        left, whole = [count], etl.disk.write_durably
+        left, whole = [count], etl.store.durable.write_durably
 
         def write_or_fail(path, content):
             if left[0] == 0:
@@ -53,7 +53,7 @@ def dying_after(monkeypatch):
             left[0] -= 1
             whole(path, content)
 
-        monkeypatch.setattr(etl.disk, "write_durably", write_or_fail)
+        monkeypatch.setattr(etl.store.durable, "write_durably", write_or_fail)
 
     yield after
     monkeypatch.undo()
@@ -126,13 +126,13 @@ def test_overwrite_takes_the_old_store_away_whole(writer, path):
 
 
 def test_the_metadata_of_a_series_is_its_last_key(writer, path, monkeypatch):
-    keys, whole = [], etl.disk.write_durably
+    keys, whole = [], etl.store.durable.write_durably
 
     def listed(target, content):
         keys.append(target.relative_to(path).as_posix())
         whole(target, content)
 
-    monkeypatch.setattr(etl.disk, "write_durably", listed)
+    monkeypatch.setattr(etl.store.durable, "write_durably", listed)
     writer.publish("P1", "0001-a", encoded())
     assert keys[-1] == "P1/0001-a/zarr.json"
     chunks = [i for i, key in enumerate(keys) if "/volume/c/" in key]

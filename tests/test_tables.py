@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from etl.config import build_config, load_preset
-from etl.ledger import Entry
-from etl.plan import make_plan
-from etl.read import open_store
-from etl.scan import merge_scans, scan_source
-from etl.sources import find_sources
-from etl.tables import MOST_ROWS, print_info, print_run, print_scan, scan_summary, store_summary
+from etl.dicom.sources import find_sources
+from etl.plan.plan import make_plan
+from etl.read.patients import open_store
+from etl.run.ledger import Entry
+from etl.run.tables import MOST_ROWS, print_info, print_run, print_scan, scan_summary, store_summary
+from etl.scan.scan import merge_scans, scan_source
 
 ENTRY = Entry("P1", "P1", "1.2.3", 4, "0004-c47f5b18", 30, "written", seconds=0.5, bytes_in=2_000_000)
 TOTALS = {

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydicom.uid import UID
 
 from etl.config import Config
-from etl.ledger import Entry
-from etl.phantom import HeadPhantom
-from etl.phantom_dicom import Acquisition, synthetic_uid, write_series
-from etl.read import Store, Volume, open_store
-from etl.run import run
+from etl.phantom.files import Acquisition, synthetic_uid, write_series
+from etl.phantom.head import HeadPhantom
+from etl.read.patients import Store, Volume, open_store
+from etl.run.ledger import Entry
+from etl.run.run import run
 
 Array = NDArray[np.float64]
 WINDOW_HU = (-1024, 3071)
@@ -66,7 +66,7 @@ def land(store: Path, *inputs: Path, **options: Any) -> Landed:
     grid = {} if {"native", "zoom"} & options.keys() else {"spacing_mm": (2.0, 2.0, 2.0)}
     fixed = {"window": WINDOW_HU, "precision_bits": "full", "workers": 0, "quiet": True}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("etl.report.write_report", lambda *_, **__: None)
+        patch.setattr("etl.report.page.write_report", lambda *_, **__: None)
         entries = run(list(map(str, inputs)), str(store), Config(**{**grid, **fixed, **options})).entries
     assert not [entry for entry in entries if entry.reason == "internal-error"]
     has_volume = any(entry.outcome == "written" for entry in entries)

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from etl.config import Config
-from etl.convert import Converted
-from etl.phantom import Ellipsoid, HeadPhantom
-from etl.phantom_dicom import PLANES, Acquisition, write_enhanced, write_series
-from etl.plan import SeriesTask, make_plan
-from etl.process import convert_task
-from etl.scan import merge_scans, scan_source
-from etl.sources import find_sources
+from etl.dicom.sources import find_sources
+from etl.phantom.files import PLANES, Acquisition, write_enhanced, write_series
+from etl.phantom.head import Ellipsoid, HeadPhantom
+from etl.plan.plan import SeriesTask, make_plan
+from etl.process.series import convert_task
+from etl.scan.scan import merge_scans, scan_source
+from etl.volume.convert import Converted
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]

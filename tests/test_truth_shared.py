@@ -20,13 +20,13 @@ from pydicom.uid import UID
 from test_truth_geometry import Landed, Slices, compare, land
 
 from etl.config import Config
-from etl.plan import make_plan
-from etl.process import read_hounsfield
-from etl.quality import Quality
-from etl.scan import merge_scans, scan_source
-from etl.sources import find_sources
+from etl.dicom.sources import find_sources
+from etl.plan.plan import make_plan
+from etl.process.series import read_hounsfield
+from etl.scan.scan import merge_scans, scan_source
 from etl.stack import Stack
-from etl.validity import PaddingFill
+from etl.volume.quality import Quality
+from etl.volume.validity import PaddingFill
 
 Hu = NDArray[np.float32]
 AS_AIR = PaddingFill(with_nearest=False)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from etl.convert import Converted, convert
-from etl.geometry import lay_out
+from etl.volume.convert import Converted, convert
+from etl.volume.geometry import lay_out
 
 Hu = NDArray[np.float32]
 Mask = NDArray[np.bool_]

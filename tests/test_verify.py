@@ -11,7 +11,7 @@ import pytest
 import zarr
 from kills import small_series
 
-from etl.verify import verify_store
+from etl.store.verify import verify_store
 
 QUICK = ("--spacing-mm", "12", "--workers", "0", "-q")
 PARTIAL = "0.0123456789abcdef0123456789abcdef.partial"

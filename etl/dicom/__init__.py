@@ -1,0 +1,1 @@
+"""What a DICOM file says: where it lies, its header, its pixels."""

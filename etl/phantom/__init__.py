@@ -1,0 +1,1 @@
+"""Known truth: a synthetic head, written as real DICOM."""

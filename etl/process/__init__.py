@@ -1,0 +1,1 @@
+"""Stage 3: from one task to one published volume, in one worker."""

@@ -1,0 +1,1 @@
+"""What a user of the store sees: patients, volumes, source slices."""

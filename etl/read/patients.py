@@ -1,0 +1,132 @@
+"""Read a store: patients by patient ID, a patient's volumes by series key, a volume's voxels by index.
+
+Opening a store reads metadata only. Everything here may be shared between threads and sent to other
+processes: what travels is the path, and each process opens its own arrays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from etl.errors import StoreError
+from etl.read.catalogue import read_catalogue
+from etl.read.source_slices import SourceSlice
+from etl.read.stored_volume import Volume
+
+__all__ = ["Patient", "SourceSlice", "Store", "Volume", "open_store"]
+
+
+class Patient(Mapping[str, Volume]):
+    """The volumes of one patient, by series key."""
+
+    def __init__(self, patient_id: str, key: str, default_key: str, volumes: Mapping[str, Volume]) -> None:
+        self.patient_id = patient_id
+        self.key = key
+        self.default_key = default_key
+        self._volumes = dict(sorted(volumes.items()))
+
+    def __getitem__(self, series_key: str) -> Volume:
+        return self._volumes[series_key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._volumes)
+
+    def __len__(self) -> int:
+        return len(self._volumes)
+
+    def __repr__(self) -> str:
+        return f"<Patient {self.patient_id!r}: volumes {', '.join(self)}; default {self.default_key!r}>"
+
+    @property
+    def default(self) -> Volume:
+        """The volume of the default series.
+
+        Raises
+        ------
+        StoreError
+            The series that the store names as the default is not in it.
+        """
+        if self.default_key not in self._volumes:
+            raise StoreError(
+                f"patient {self.patient_id!r}: the default series {self.default_key!r} is not in the store; "
+                f"there are {', '.join(self)}"
+            )
+        return self._volumes[self.default_key]
+
+
+class Store(Mapping[str, Patient]):
+    """One store: patients by patient ID. Open it with `open_store`."""
+
+    def __init__(self, path: str, attributes: Mapping[str, Any], patients: Mapping[str, Patient]) -> None:
+        self.path = path
+        self._attributes = attributes
+        self._patients = dict(sorted(patients.items()))
+
+    def __getitem__(self, patient_id: str) -> Patient:
+        return self._patients[patient_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._patients)
+
+    def __len__(self) -> int:
+        return len(self._patients)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return open_store, (self.path,)
+
+    def __repr__(self) -> str:
+        volumes = sum(map(len, self.values()))
+        return f"<Store {self.path!r}: {len(self)} patients, {volumes} volumes>"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that every volume was made with."""
+        return deepcopy(dict(self._attributes.get("config", {})))
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Volumes, voxels and Hounsfield statistics of the whole store; empty until a run has finished."""
+        return deepcopy(dict(self._attributes.get("fingerprint") or {}))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Everything the store says about itself: a copy of the root's attribute ``ct_etl``."""
+        return deepcopy(dict(self._attributes))
+
+
+def open_store(path: str | os.PathLike[str]) -> Store:
+    """Open a store for reading.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder, or a URL that zarr understands.
+
+    Returns
+    -------
+    Store
+        Only what is complete: a volume that is still being written is not there yet. Patients without a
+        volume are left out.
+
+    Raises
+    ------
+    StoreError
+        There is nothing at `path`, it was not written by this package, or its format is newer.
+    """
+    where = str(path) if "://" in str(path) else str(Path(path).absolute())
+    root, groups = read_catalogue(where)
+    patients: dict[str, Patient] = {}
+    for key, (attributes, series) in groups.items():
+        # A run that is not finished has series without their patient's group yet.
+        first = min(series)
+        about = {**series[first]["ct_etl"], "default_series": first, **attributes.get("ct_etl", {})}
+        patient_id = str(about.get("patient_id", key))
+        if patient_id in patients:
+            raise StoreError(f"{where}: {patients[patient_id].key} and {key} are both patient {patient_id!r}")
+        volumes = {name: Volume(where, f"{key}/{name}", patient_id, attrs) for name, attrs in series.items()}
+        patients[patient_id] = Patient(patient_id, key, str(about["default_series"]), volumes)
+    return Store(where, root, patients)

@@ -1,0 +1,1 @@
+"""The whole way: scan, plan, process, finish; and what a run leaves behind."""

@@ -1,0 +1,247 @@
+"""The end of a run: root and patients, ledger, totals, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etl.config import Config
+from etl.digests import FORMAT_VERSION
+from etl.errors import DiskFullError, EtlError, UsageError
+from etl.run.ledger import REPORT_NAME, Entry, count_outcomes, write_run
+from etl.store.writer import StoreWriter
+from etl.workers.progress import say
+
+if TYPE_CHECKING:
+    # Loading them takes half of the time of a run that has nothing to do.
+    from etl.plan.plan import Plan
+    from etl.process.series import Receipt
+    from etl.scan.scan import ScanResult
+
+# A card is 100 kB of the page: the report of a run shows what it wrote, `ct-etl report` all that is in the store.
+MOST_PICTURES = 200
+TRACEBACKS_NAME = "tracebacks.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """What a run leaves behind.
+
+    Parameters
+    ----------
+    entries : tuple of Entry
+        One per stack found.
+    totals : dict
+        The content of ``run.json``.
+    interrupted : bool
+        Somebody stopped it; what was finished stays.
+    """
+
+    entries: tuple[Entry, ...]
+    totals: dict[str, Any]
+    interrupted: bool = False
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether a wanted series is not in the store."""
+        return bool(self.totals.get("damaged")) or any(entry.outcome == "failed" for entry in self.entries)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run has done when its workers are through."""
+
+    plan: Plan
+    scan: ScanResult
+    unchanged: tuple[Entry, ...]
+    receipts: tuple[Receipt, ...]
+    pending: int
+    """Receipts of series that were not reached."""
+    stopped: BaseException | None
+    """What stopped the run before its end."""
+    input_digest: str | None
+    """What the input looked like when the run began, see `etl.run.rerun`."""
+    run_dir: Path
+    pictures: Mapping[str, Path]
+    """Where workers drew their volumes, by ``<patient key>/<series key>``."""
+
+
+def preview(entries: Iterable[Entry], scan: ScanResult, store_path: str, start: float) -> RunResult:
+    """Give the result of a run that writes nothing."""
+    ordered = _sorted(entries)
+    return RunResult(ordered, _totals(ordered, scan, start, store_path, None))
+
+
+def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float) -> RunResult:
+    """Write the store's upper levels, the ledger, the totals and the report.
+
+    Raises
+    ------
+    EtlError
+        What stopped the run, once everything is written down.
+    """
+    recipe, scan, stopped = config.recipe(), outcome.scan, outcome.stopped
+    fingerprint: dict[str, Any] | None = None
+    damaged: list[str] = []
+    try:
+        fingerprint, damaged = writer.finish(recipe, outcome.plan.default_series)
+    except DiskFullError as error:
+        # The record may lie on another disk, and says what is finished.
+        stopped = stopped or error
+    for prefix in damaged:
+        say(f"{prefix} in the store is damaged and was left out; see ct-etl verify --repair", quiet=False)
+    processed = (_confirmed(receipt.entry, writer) for receipt in outcome.receipts)
+    found = (*outcome.plan.settled, *outcome.unchanged, *processed)
+    entries = _sorted(_with_older(entry, writer) for entry in found)
+    run_dir = outcome.run_dir
+    totals = {
+        **_totals(entries, scan, start, writer.path, run_dir),
+        "config": recipe,
+        "fingerprint": fingerprint,
+        "interrupted": stopped is not None,
+        "pending": outcome.pending,
+        "damaged": damaged,
+        "report": None if stopped is not None else str(run_dir / REPORT_NAME),
+        "unreadable_paths": [str(Path(*item.location)) for item in scan.unreadable],
+        "input_digest": outcome.input_digest,
+        "store_digest": writer.root_digest(),
+    }
+    write_run(run_dir, entries, totals)
+    _write_tracebacks(run_dir, outcome.receipts)
+    if isinstance(stopped, EtlError):
+        raise stopped
+    if stopped is None:
+        _write_report(writer.path, run_dir, entries, totals, outcome.pictures)
+    return RunResult(entries, totals, interrupted=stopped is not None)
+
+
+def finish_unchanged(
+    entries: Sequence[Entry], earlier: Mapping[str, Any], writer: StoreWriter, config: Config, start: float
+) -> RunResult:
+    """Write ledger, totals and report of a run that found everything as the last one had left it.
+
+    Parameters
+    ----------
+    entries : sequence of Entry
+    earlier : mapping
+        Totals of the last run.
+    writer : StoreWriter
+    config : Config
+    start : float
+        `time.monotonic` when the run began.
+    """
+    run_dir = new_run_dir(writer.path, config)
+    totals = {
+        **earlier,
+        **count_outcomes(entries),
+        "seconds": round(time.monotonic() - start, 3),
+        "bytes_in": 0,
+        "bytes_out": 0,
+        "store": writer.path,
+        "run_dir": str(run_dir),
+        "report": str(run_dir / REPORT_NAME),
+    }
+    write_run(run_dir, entries, totals)
+    _write_report(writer.path, run_dir, entries, totals, {})
+    return RunResult(tuple(entries), totals)
+
+
+def _write_report(
+    store_path: str,
+    run_dir: Path,
+    entries: Sequence[Entry],
+    totals: dict[str, Any],
+    pictures: Mapping[str, Path],
+) -> None:
+    # Its libraries take a while to load; a dry run draws nothing.
+    from etl.report.page import write_report  # noqa: PLC0415
+
+    written = [f"{entry.patient_key}/{entry.series_key}" for entry in entries if entry.outcome == "written"]
+    shown = {node: pictures.get(node) for node in written[:MOST_PICTURES]}
+    lines = [entry.to_json() for entry in entries]
+    write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=shown)
+
+
+def _with_older(entry: Entry, writer: StoreWriter) -> Entry:
+    """Say of a series that failed now that the store still has it from before."""
+    if entry.outcome == "failed" and entry.series_key and writer.published(entry.patient_key, entry.series_key):
+        return replace(entry, detail=f"{entry.detail}; the store still holds its volume of an earlier run")
+    return entry
+
+
+def _confirmed(entry: Entry, writer: StoreWriter) -> Entry:
+    """Believe a worker that it wrote only if the driver finds it: a remote one may not see the same disk."""
+    if entry.outcome == "written" and writer.published(entry.patient_key, entry.series_key) is None:
+        return entry.failed(
+            "internal-error", "a worker wrote it, and it is not in the store: another file system?"
+        )
+    return entry
+
+
+def _totals(
+    entries: Sequence[Entry], scan: ScanResult, start: float, store_path: str, run_dir: Path | None
+) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        **count_outcomes(entries),
+        "files": scan.files,
+        "ignored_files": scan.ignored_files,
+        "ignored_paths": [str(Path(*location)) for location in scan.ignored],
+        "seconds": round(time.monotonic() - start, 3),
+        "bytes_in": sum(entry.bytes_in for entry in entries if entry.outcome == "written"),
+        "bytes_out": sum(entry.bytes_out for entry in entries),
+        "store": store_path,
+        "run_dir": None if run_dir is None else str(run_dir),
+        "report": None if run_dir is None else str(run_dir / REPORT_NAME),
+    }
+
+
+def new_run_dir(store_path: str, config: Config) -> Path:
+    """Give the folder of a run that begins now."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    store = Path(store_path)
+    return runs_folder(store) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def runs_folder(store: Path) -> Path:
+    """Give the folder that holds the run directories of a store."""
+    return store.with_name(f"{store.stem}.runs")
+
+
+def check_run_dir(run_dir: Path, store: Path) -> None:
+    """Refuse a run directory that cannot be one, before any work."""
+    run_dir = Path(os.path.abspath(run_dir))
+    if run_dir == store or store in run_dir.parents:
+        raise UsageError(f"run directory {str(run_dir)!r} lies in the store; its ledger may hold paths")
+    blocking = next((part for part in (run_dir, *run_dir.parents) if part.exists()), run_dir)
+    if not blocking.is_dir():
+        raise UsageError(f"run directory {str(run_dir)!r}: {str(blocking)!r} is a file")
+
+
+def newest_run(store: Path) -> Path:
+    """Give the newest run directory of a store; the folder of runs where there is none yet."""
+    folder = runs_folder(store)
+    runs = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    return runs[-1] if runs else folder
+
+
+def _write_tracebacks(run_dir: Path, receipts: Sequence[Receipt]) -> None:
+    found = [r for r in receipts if r.traceback]
+    if found:
+        text = "\n".join(f"{r.entry.patient_key}/{r.entry.series_key}\n{r.traceback}" for r in found)
+        (run_dir / TRACEBACKS_NAME).write_text(text, "utf-8", errors="backslashreplace")
+
+
+def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=in_report))
+
+
+def in_report(entry: Entry) -> tuple[str, int, str, str]:
+    """Give the order of ledger and report."""
+    return entry.patient_key, entry.series_number, entry.series_key, entry.detail or ""

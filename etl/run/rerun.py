@@ -1,0 +1,123 @@
+"""A run over work that is finished: nothing is parsed, nothing is written into the store.
+
+Parsing headers again to find that nothing has changed takes as long as parsing them the first time. The record of
+the last run says what the input looked like, file by file, and what the store's root was when the run ended; where
+both are still so, what it found is what would be found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from etl.config import Config
+from etl.dicom.sources import Source, find_sources, list_members
+from etl.digests import json_digest, software_versions
+from etl.errors import StoreError
+from etl.run.finish import RunResult, check_run_dir, finish_unchanged, new_run_dir, newest_run
+from etl.run.ledger import Entry, read_run
+from etl.store.lock import StoreLock
+from etl.store.writer import StoreWriter
+
+# A file that was written as late as this may change again within the same tick of its time stamp.
+SETTLED_S = 2.0
+_NOT_OF_THE_RESULT = frozenset({"workers", "scheduler", "json", "quiet", "run_dir", "overwrite", "dry_run"})
+
+
+def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResult | None:
+    """Give the result of a run that has nothing to do; None where there may be something.
+
+    Parameters
+    ----------
+    inputs : iterable of str
+        Folders, zips, single files.
+    store_path : str
+    config : Config
+
+    Raises
+    ------
+    UsageError
+        As `etl.run.run.run`.
+    """
+    if config.overwrite or config.dry_run or config.deidentify:
+        return None
+    start = time.monotonic()
+    writer = StoreWriter(os.path.abspath(store_path))
+    if writer.check(config.recipe(), overwrite=False) is None:
+        return None
+    sources = find_sources(inputs)
+    check_run_dir(new_run_dir(writer.path, config), Path(writer.path))
+    run_dir = newest_run(Path(writer.path)) if config.run_dir is None else Path(config.run_dir)
+    state = input_digest(sources, config)
+    with StoreLock(writer.path):
+        found = _finished_work(run_dir, state, writer)
+        return None if found is None else finish_unchanged(*found, writer, config, start)
+
+
+def input_digest(sources: Iterable[Source], config: Config) -> str | None:
+    """Give a digest of what every file of the input looks like from outside, and of how it is looked at.
+
+    Names, sizes, inode numbers and times of change (of content and of status, which nobody can set back); options
+    and software too, because others may see other series in the same files.
+
+    Returns
+    -------
+    str or None
+        None where it would prove nothing: a file is too new, or a folder cannot be listed.
+    """
+    options = {name: value for name, value in asdict(config).items() if name not in _NOT_OF_THE_RESULT}
+    digest = hashlib.sha256(json_digest({"software": software_versions(), "options": options}).encode())
+    newest_ns = time.time_ns() - int(SETTLED_S * 1e9)
+    problems: list[tuple[str, str]] = []
+    try:
+        for source in sources:
+            digest.update(_bytes(source.container))
+            for member in ("",) if source.is_zip else list_members(source, problems):
+                status = os.stat(os.path.join(source.container, member) if member else source.container)
+                if max(status.st_mtime_ns, status.st_ctime_ns) > newest_ns:
+                    return None
+                seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                digest.update(b"\0%s\0%d %d %d %d" % (_bytes(member), *seen))
+    except OSError:
+        return None
+    return None if problems else digest.hexdigest()
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _finished_work(
+    run_dir: Path, state: str | None, writer: StoreWriter
+) -> tuple[list[Entry], Mapping[str, Any]] | None:
+    try:
+        lines, totals = read_run(run_dir)
+    except (OSError, ValueError):
+        return None
+    if state is None or totals is None or totals.get("input_digest") != state:
+        return None
+    if totals.get("failed") or totals.get("pending") or totals.get("damaged") or totals.get("interrupted"):
+        return None
+    if totals.get("store_digest") != writer.root_digest():
+        return None
+    entries = [_unchanged(line) for line in lines]
+    there = (entry for entry in entries if entry.outcome == "unchanged")
+    return (entries, totals) if all(_is_there(entry, writer) for entry in there) else None
+
+
+def _unchanged(line: Mapping[str, Any]) -> Entry:
+    entry = Entry(**{**line, "warnings": tuple(line["warnings"])})
+    return replace(entry, outcome="unchanged", seconds=0.0, bytes_out=0) if entry.outcome == "written" else entry
+
+
+def _is_there(entry: Entry, writer: StoreWriter) -> bool:
+    keys = entry.patient_key, entry.series_key
+    try:
+        return writer.published(*keys) is not None and writer.is_whole(*keys)
+    except (StoreError, OSError, ValueError):
+        return False

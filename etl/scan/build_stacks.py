@@ -1,0 +1,116 @@
+"""From rows, one a slice, to stacks held by column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from etl.dicom.attributes import allowed_attributes, text
+from etl.stack import Location, PixelFormat, Slices, Stack, StackKey, common_key
+
+LOSSY_SYNTAXES = frozenset(
+    {
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.81",
+        "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.203",
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SliceRow:
+    """One slice as its file describes it; the columns of `Slices`, not yet columns."""
+
+    key: StackKey
+    pixel_format: PixelFormat
+    columns: dict[str, object]
+    location: Location
+    dataset: Dataset
+    """The file's header, shared by its frames; attributes are picked from one slice a stack only."""
+
+
+def build_stack(rows: Sequence[SliceRow]) -> Stack:
+    """Turn the rows of one stack into columns; the order in which files were found changes nothing."""
+    rows = sorted(rows, key=lambda row: (row.columns["sop_instance_uid"], row.columns["frame"], row.location))
+    formats = tuple(dict.fromkeys(row.pixel_format for row in rows))
+    types = {f.name: f.type for f in fields(Slices)}
+    columns = {
+        name: np.array([row.columns[name] for row in rows], dtype=_DTYPES[name])
+        for name in types
+        if name not in {"locations", "format"}
+    }
+    first = rows[0].dataset
+    return Stack(
+        key=common_key([row.key for row in rows]),
+        slices=Slices(
+            locations=tuple(row.location for row in rows),
+            format=np.array([formats.index(row.pixel_format) for row in rows], np.int16),
+            **columns,
+        ),
+        formats=formats,
+        dicom=allowed_attributes(first),
+        convolution_kernel=text(first, "ConvolutionKernel"),
+        description=text(first, "SeriesDescription").lower(),
+        image_type=text(first, "ImageType"),
+        has_contrast=_has_contrast(first),
+        lossy=any(_is_lossy(row) for row in rows),
+        burned_in_annotation=any(text(row.dataset, "BurnedInAnnotation").upper() == "YES" for row in rows),
+    )
+
+
+def join_stacks(parts: Sequence[Stack]) -> Stack:
+    """Make one stack of the parts of a series that several sources hold."""
+    if len(parts) == 1:
+        return parts[0]
+    formats = tuple(dict.fromkeys(fmt for part in parts for fmt in part.formats))
+    parts = sorted(parts, key=lambda part: (min(part.slices.sop_instance_uid.tolist()), part.slices.locations[0]))
+    first = parts[0]
+    slices = Slices.concatenate([part.slices for part in parts])
+    index = [formats.index(part.formats[i]) for part in parts for i in part.slices.format]
+    slices.format[:] = index
+    return Stack(
+        key=common_key([part.key for part in parts]),
+        slices=slices,
+        formats=formats,
+        dicom=first.dicom,
+        convolution_kernel=first.convolution_kernel,
+        description=first.description,
+        image_type=first.image_type,
+        has_contrast=first.has_contrast,
+        lossy=any(part.lossy for part in parts),
+        burned_in_annotation=any(part.burned_in_annotation for part in parts),
+    )
+
+
+_DTYPES: dict[str, str] = {
+    "frame": "i4",
+    "pixel_offset": "i8",
+    "pixel_length": "i8",
+    "file_bytes": "i8",
+    "crc32": "i8",
+    "sop_instance_uid": "S64",
+    "instance_number": "i4",
+    "position_lps_mm": "f8",
+    "slope": "f8",
+    "intercept": "f8",
+    "padding": "f8",
+    "thickness_mm": "f8",
+    "repeat": "f8",
+}
+
+
+def _has_contrast(dataset: Dataset) -> bool:
+    agent = text(dataset, "ContrastBolusAgent").lower()
+    return agent not in {"", "no", "none", "without", "0"}
+
+
+def _is_lossy(row: SliceRow) -> bool:
+    return (
+        row.pixel_format.transfer_syntax_uid in LOSSY_SYNTAXES
+        or text(row.dataset, "LossyImageCompression") == "01"
+    )

@@ -1,0 +1,169 @@
+"""Replace what identifies a patient by keyed hashes, the same in every run with the same key.
+
+References
+----------
+DICOM PS3.15 E.3.9 (retain longitudinal information: no dates are kept at all), E.1.1 (UIDs are replaced);
+HMAC: RFC 2104.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from etl.errors import UsageError
+from etl.scan.scan import ScanResult, Unreadable
+from etl.stack import Stack
+
+SHORTEST_KEY_BYTES = 16
+OLDEST_AGE_YEARS = 89
+# Text that a person may have typed at the console. Kernel and manufacturer are set by the machine.
+FREE_TEXT_KEYWORDS = frozenset({"BodyPartExamined", "FilterType", "ScanOptions"})
+
+
+class Pseudonyms:
+    """Keyed hashes of identifiers.
+
+    Parameters
+    ----------
+    key : bytes
+        At least 16 bytes, kept secret.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) < SHORTEST_KEY_BYTES:
+            raise UsageError(f"the key has {len(key)} bytes; at least {SHORTEST_KEY_BYTES} are needed")
+        self._key = key
+        self.patients: dict[str, str] = {}
+        """Pseudonym by Patient ID, of all patients that were asked for."""
+
+    @property
+    def key_digest(self) -> str:
+        """Tells two keys apart and nothing else; kept in the store's configuration."""
+        return self._hash("key", "")[:16]
+
+    def patient(self, patient_id: str) -> str:
+        """Give the pseudonym of a Patient ID."""
+        return self.patients.setdefault(patient_id, f"p-{self._hash('patient', patient_id)[:24]}")
+
+    def uid(self, uid: str) -> str:
+        """Give the pseudonym of a UID, itself a UID (DICOM PS3.5 B.2)."""
+        return f"2.25.{int(self._hash('uid', uid)[:32], 16)}"
+
+    def _hash(self, kind: str, value: str) -> str:
+        message = f"{kind}\0{value}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()
+
+
+def read_key(path: str) -> bytes:
+    """Read a key file.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or others than its owner can read it.
+    """
+    file = Path(path)
+    try:
+        key = file.read_bytes().strip()
+        mode = file.stat().st_mode
+    except OSError as error:
+        raise UsageError(f"key file {path!r} cannot be read: {error.strerror}") from error
+    if mode & 0o077:
+        raise UsageError(f"key file {path!r} has mode {mode & 0o777:03o}; others must not read it (chmod 600)")
+    return key
+
+
+def deidentify_scan(scan: ScanResult, pseudonyms: Pseudonyms) -> ScanResult:
+    """Replace Patient ID and all UIDs of what was scanned; cap ages, drop free text.
+
+    Everything downstream, keys and ledger included, then knows pseudonyms only.
+    """
+    return replace(
+        scan,
+        stacks=tuple(_deidentify_stack(stack, pseudonyms) for stack in scan.stacks),
+        unreadable=tuple(
+            Unreadable(item.location, pseudonyms.patient(item.patient_name_from_path), item.detail)
+            for item in scan.unreadable
+        ),
+    )
+
+
+def capped_age(age: str) -> str:
+    """Cap an Age String (PS3.5 6.2, VR AS): over 89 years a person can be told by it.
+
+    Examples
+    --------
+    >>> capped_age("093Y"), capped_age("045Y"), capped_age("006M")
+    ('089Y', '045Y', '006M')
+    """
+    match = re.fullmatch(r"(\d{3})([DWMY])", age)
+    if match is None:
+        return ""
+    per_year = {"D": 365, "W": 52, "M": 12, "Y": 1}[match[2]]
+    return f"{OLDEST_AGE_YEARS:03d}Y" if int(match[1]) / per_year > OLDEST_AGE_YEARS else age
+
+
+def _deidentify_stack(stack: Stack, pseudonyms: Pseudonyms) -> Stack:
+    key, slices = stack.key, stack.slices
+    dicom = {k: v for k, v in stack.dicom.items() if k not in FREE_TEXT_KEYWORDS}
+    if "PatientAge" in dicom:
+        dicom["PatientAge"] = capped_age(str(dicom["PatientAge"]))
+    return replace(
+        stack,
+        key=replace(
+            key,
+            patient_id=pseudonyms.patient(key.patient_id),
+            study_instance_uid=pseudonyms.uid(key.study_instance_uid),
+            series_instance_uid=pseudonyms.uid(key.series_instance_uid),
+        ),
+        slices=replace(slices, sop_instance_uid=_uids(slices.sop_instance_uid.tolist(), pseudonyms)),
+        dicom=dicom,
+    )
+
+
+def _uids(uids: Sequence[bytes], pseudonyms: Pseudonyms) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
+    return np.array([pseudonyms.uid(uid.decode("ascii", "replace")).encode() for uid in uids], "S64")
+
+
+def check_mapping(path: Path, store: Path) -> None:
+    """Refuse a place for the mapping before any work.
+
+    Raises
+    ------
+    UsageError
+        It lies in the store, or cannot be written.
+    """
+    absolute = Path(os.path.abspath(path))
+    if store in absolute.parents:
+        raise UsageError(f"mapping {str(path)!r} lies in the store, which is given away without it")
+    if absolute.is_dir() or not absolute.parent.is_dir() or not os.access(absolute.parent, os.W_OK):
+        raise UsageError(f"mapping {str(path)!r} cannot be written: no folder to write it to")
+
+
+def write_mapping(path: Path, pseudonyms: Pseudonyms) -> None:
+    """Write which pseudonym is whose Patient ID, readable by the owner only; what the file held stays in it.
+
+    Raises
+    ------
+    UsageError
+        It cannot be written.
+    """
+    try:
+        known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        mapping = {**known, **{name: patient for patient, name in pseudonyms.patients.items()}}
+        text = json.dumps(dict(sorted(mapping.items())), indent=2)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            os.fchmod(stream.fileno(), 0o600)
+            stream.write(text + "\n")
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"mapping {str(path)!r} cannot be written: {type(error).__name__}") from error

@@ -1,0 +1,51 @@
+"""Patient, study and series of a file, also where it does not name them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from etl.dicom.attributes import text, whole
+
+LONGEST_UID = 64
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose slice it is, with substitutes where the file does not say.
+
+    A UID made from the digest of a path identifies the folder without telling its name (DICOM PS3.5 B.2).
+    """
+
+    patient_id: str
+    from_path: bool
+    study: str
+    series: str
+    series_from_path: bool
+
+    @staticmethod
+    def of(dataset: Dataset, source_name: str, folder: str) -> Identity:
+        """Read the identity of a file; `source_name` and `folder` stand in for what is absent."""
+        given = text(dataset, "PatientID")
+        patient = given or source_name
+        study = uid(dataset, "StudyInstanceUID") or substitute_uid(patient, "study")
+        series = uid(dataset, "SeriesInstanceUID")
+        if series:
+            return Identity(patient, not given, study, series, False)
+        number = str(whole(dataset, "SeriesNumber", 0))
+        substitute = substitute_uid(patient, study, source_name, folder, number)
+        return Identity(patient, not given, study, substitute, True)
+
+
+def uid(dataset: Dataset, keyword: str) -> str:
+    """Give a UID; a longer one than a UI may be (DICOM PS3.5 9.1) is replaced: cut off it might be another's."""
+    given = text(dataset, keyword)
+    return given if len(given) <= LONGEST_UID else substitute_uid(given)
+
+
+def substitute_uid(*parts: str) -> str:
+    """Make a UID that is the same for the same parts and tells nothing of them."""
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"

@@ -1,0 +1,258 @@
+"""From one parsed header to rows, from rows to stacks.
+
+A file gives one row a frame. Enhanced and legacy-converted CT keep geometry and rescale in functional groups
+(DICOM PS3.3 C.7.6.16); each frame is then a slice like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from etl.dicom.attributes import ALLOWED_KEYWORDS, number, numbers, text, value, whole
+from etl.dicom.inflate import DEFLATED
+from etl.scan.build_stacks import SliceRow
+from etl.scan.identity import Identity, substitute_uid, uid
+from etl.stack import Location, PixelFormat, StackKey
+
+HEADER_KEYWORDS = (
+    *ALLOWED_KEYWORDS,
+    "AcquisitionDateTime",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+    "BurnedInAnnotation",
+    "Columns",
+    "ContrastBolusAgent",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "InstanceNumber",
+    "NominalPercentageOfCardiacPhase",
+    "NumberOfFrames",
+    "PatientID",
+    "PerFrameFunctionalGroupsSequence",
+    "PixelPaddingRangeLimit",
+    "PixelPaddingValue",
+    "PixelSpacing",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "Rows",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SamplesPerPixel",
+    "SeriesDescription",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SharedFunctionalGroupsSequence",
+    "SpecificCharacterSet",
+    "StudyInstanceUID",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+)
+HEADER_TAGS = {int(tag): tag for tag in (Tag(keyword) for keyword in HEADER_KEYWORDS)}
+HEADER_SEQUENCES = frozenset(number for number, tag in HEADER_TAGS.items() if dictionary_VR(tag) == "SQ")
+_SLICE_KEYWORDS = (
+    "AcquisitionDateTime",
+    "AcquisitionNumber",
+    "AcquisitionTime",
+    "ImagePositionPatient",
+    "InstanceNumber",
+    "NominalPercentageOfCardiacPhase",
+    "SOPInstanceUID",
+    "TemporalPositionIdentifier",
+    "TriggerTime",
+)
+# Of the allowed attributes these decide to which stack a slice belongs, or how it is read.
+_DECIDING_KEYWORDS = (
+    *("BitsAllocated", "BitsStored", "HighBit", "ImageType", "Modality", "PhotometricInterpretation"),
+    *("PixelRepresentation", "RescaleType", "SliceThickness"),
+)
+FREE_TAGS = frozenset(int(Tag(k)) for k in {*_SLICE_KEYWORDS, *ALLOWED_KEYWORDS}.difference(_DECIDING_KEYWORDS))
+"""Files that differ in no other tag of `HEADER_TAGS` give equal rows but for what `_own_columns` reads."""
+# Far above any scan; each frame costs a row.
+MOST_FRAMES = 100_000
+# The head of a fragment; no frame takes less.
+LEAST_FRAME_BYTES = 8
+# No deflate stream holds more (zlib.net, "Maximum Compression Factor").
+DEFLATE_RATIO = 1032
+
+
+def rows_of(
+    dataset: Dataset,
+    *,
+    transfer_syntax_uid: str,
+    location: Location,
+    source_name: str,
+    folder: str,
+    pixel_offset: int,
+    pixel_length: int,
+    file_bytes: int,
+    crc32: int,
+    sibling: SliceRow | None = None,
+) -> list[SliceRow]:
+    """Turn a header into one row a frame.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Parsed with `HEADER_KEYWORDS`, without pixels.
+    transfer_syntax_uid : str
+        (0002,0010); empty where there is no file meta group.
+    location : Location
+    source_name : str
+        Stands for the patient where Patient ID (0010,0020) is absent or empty.
+    folder : str
+        Folder of the file within its source; identifies the series where UIDs are absent.
+    pixel_offset, pixel_length, file_bytes, crc32 : int
+        As in `Slices`.
+    sibling : SliceRow, optional
+        The one row of a file of the same folder that differs in nothing but `FREE_TAGS`.
+    """
+    file_columns = {
+        "pixel_offset": pixel_offset,
+        "pixel_length": pixel_length,
+        "file_bytes": file_bytes,
+        "crc32": crc32,
+    }
+    if sibling is not None:
+        own = _own_columns(dataset, (), sibling.key.series_instance_uid, location)
+        return [
+            SliceRow(
+                sibling.key, sibling.pixel_format, {**sibling.columns, **file_columns, **own}, location, dataset
+            )
+        ]
+    # Names on disk need not be UTF-8; what stands in for a Patient ID has to be.
+    source_name = source_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    identity = Identity.of(dataset, source_name, folder)
+    frames = max(1, whole(dataset, "NumberOfFrames", 1))
+    shared = _first(value(dataset, "SharedFunctionalGroupsSequence"))
+    per_frame = value(dataset, "PerFrameFunctionalGroupsSequence") or ()
+    pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
+    room_bytes = file_bytes * (DEFLATE_RATIO if transfer_syntax_uid == DEFLATED else 1)
+    allowed = min(MOST_FRAMES, max(1, room_bytes // LEAST_FRAME_BYTES))
+    if frames > allowed:
+        raise ValueError(f"Number of Frames (0028,0008) is {frames}; {file_bytes} bytes may hold {allowed}")
+    rows = []
+    for index in range(frames):
+        groups = [per_frame[index] if index < len(per_frame) else None, shared]
+        rows.append(
+            SliceRow(
+                key=_stack_key(dataset, identity, groups, has_pixels=pixel_length != 0),
+                pixel_format=pixel_format,
+                columns={
+                    "frame": index,
+                    **file_columns,
+                    **_own_columns(dataset, groups, identity.series, location),
+                    **_frame_columns(dataset, groups),
+                },
+                location=location,
+                dataset=dataset,
+            )
+        )
+    return rows
+
+
+def _stack_key(
+    dataset: Dataset, identity: Identity, groups: Sequence[Dataset | None], *, has_pixels: bool
+) -> StackKey:
+    orientation = _grouped(dataset, groups, "PlaneOrientationSequence", "ImageOrientationPatient")
+    spacing = _grouped(dataset, groups, "PixelMeasuresSequence", "PixelSpacing")
+    transformation = _macro(groups, "PixelValueTransformationSequence")
+    rescale_type = text(transformation if transformation is not None else dataset, "RescaleType")
+    frame = _macro(groups, "CTImageFrameTypeSequence")
+    frame_type = "" if frame is None else text(frame, "FrameType")
+    return StackKey(
+        patient_id=identity.patient_id,
+        study_instance_uid=identity.study,
+        series_instance_uid=identity.series,
+        series_number=whole(dataset, "SeriesNumber", 0),
+        sop_class_uid=text(dataset, "SOPClassUID"),
+        modality=text(dataset, "Modality"),
+        rows=whole(dataset, "Rows", 0),
+        columns=whole(dataset, "Columns", 0),
+        samples_per_pixel=whole(dataset, "SamplesPerPixel", 1),
+        orientation=orientation,
+        pixel_spacing_mm=spacing,
+        rescale_type=rescale_type.upper() or "HU",
+        is_localizer="LOCALIZER" in f"{text(dataset, 'ImageType')} {frame_type}".upper(),
+        has_pixels=has_pixels,
+        patient_id_from_path=identity.from_path,
+        series_uid_from_path=identity.series_from_path,
+    )
+
+
+def _pixel_format(dataset: Dataset, syntax: str, frames: int) -> PixelFormat:
+    if not syntax:
+        implicit, little = dataset.original_encoding
+        syntax = "1.2.840.10008.1.2" if implicit else f"1.2.840.10008.1.2.{1 if little else 2}"
+    return PixelFormat(
+        transfer_syntax_uid=syntax,
+        rows=whole(dataset, "Rows", 0),
+        columns=whole(dataset, "Columns", 0),
+        samples_per_pixel=whole(dataset, "SamplesPerPixel", 1),
+        bits_allocated=whole(dataset, "BitsAllocated", -1),
+        bits_stored=whole(dataset, "BitsStored", -1),
+        high_bit=whole(dataset, "HighBit", -1),
+        pixel_representation=whole(dataset, "PixelRepresentation", -1),
+        photometric_interpretation=text(dataset, "PhotometricInterpretation"),
+        number_of_frames=frames,
+    )
+
+
+def _own_columns(
+    dataset: Dataset, groups: Sequence[Dataset | None], series: str, location: Location
+) -> dict[str, object]:
+    """Read what mostly differs from slice to slice."""
+    own_uid = uid(dataset, "SOPInstanceUID") or substitute_uid(series, location.member)
+    position = _grouped(dataset, groups, "PlanePositionSequence", "ImagePositionPatient")
+    content = _macro(groups, "FrameContentSequence")
+    frame = content if content is not None else dataset
+    temporal = number(frame, "TemporalPositionIndex"), number(dataset, "TemporalPositionIdentifier")
+    cardiac = _macro(groups, "CardiacSynchronizationSequence")
+    phase = cardiac if cardiac is not None else dataset
+    acquisition = number(frame, "FrameAcquisitionNumber"), number(dataset, "AcquisitionNumber")
+    return {
+        "sop_instance_uid": own_uid.encode("ascii", "replace"),
+        "instance_number": whole(dataset, "InstanceNumber", -1),
+        "position_lps_mm": position if len(position) == 3 else (math.nan,) * 3,
+        "repeat": (
+            _either(*temporal),
+            _either(number(phase, "NominalPercentageOfCardiacPhase"), number(dataset, "TriggerTime")),
+            _either(*acquisition),
+            _either(number(dataset, "AcquisitionTime"), number(dataset, "AcquisitionDateTime")),
+        ),
+    }
+
+
+def _frame_columns(dataset: Dataset, groups: Sequence[Dataset | None]) -> dict[str, object]:
+    transformation = _macro(groups, "PixelValueTransformationSequence")
+    rescale = transformation if transformation is not None else dataset
+    thickness = _grouped(dataset, groups, "PixelMeasuresSequence", "SliceThickness")
+    return {
+        "slope": number(rescale, "RescaleSlope"),
+        "intercept": number(rescale, "RescaleIntercept"),
+        "padding": (number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")),
+        "thickness_mm": thickness[0] if thickness else math.nan,
+    }
+
+
+def _either(first: float, second: float) -> float:
+    return second if math.isnan(first) else first
+
+
+def _first(sequence: object) -> Dataset | None:
+    return sequence[0] if isinstance(sequence, Sequence) and len(sequence) else None
+
+
+def _macro(groups: Sequence[Dataset | None], keyword: str) -> Dataset | None:
+    """First item of a functional group macro: the frame's own, else the shared one."""
+    found = (_first(value(group, keyword)) for group in groups if group is not None)
+    return next((item for item in found if item is not None), None)
+
+
+def _grouped(dataset: Dataset, groups: Sequence[Dataset | None], macro: str, keyword: str) -> tuple[float, ...]:
+    item = _macro(groups, macro)
+    return numbers(item, keyword) if item is not None and keyword in item else numbers(dataset, keyword)

@@ -1,0 +1,41 @@
+"""The metadata of the store's groups, as the text of ``zarr.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from etl.digests import FORMAT_VERSION, json_digest, software_versions
+
+
+def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the metadata of a Zarr v3 group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+
+
+def root_attributes(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the root's ``ct_etl`` before there is a fingerprint."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "config": dict(recipe),
+        "config_digest": json_digest(recipe),
+        "software": software_versions(),
+    }
+
+
+def sealed(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Stand a digest beside ours, by which verify knows an edited root; format 1.0 fixes what is inside."""
+    return {"ct_etl": attributes, "ct_etl_digest": json_digest(attributes)}
+
+
+def as_text(node: Mapping[str, Any]) -> str:
+    """Write JSON, compact: the standard library indents in Python, ten times slower."""
+    return json.dumps(node, separators=(",", ":"), allow_nan=False)
+
+
+def with_consolidated(root: Mapping[str, Any], nodes: Mapping[str, str]) -> str:
+    """Give the root's text with the text of every node below it, inline as zarr-python reads it."""
+    metadata = ",".join(f"{json.dumps(path)}:{nodes[path]}" for path in sorted(nodes))
+    inline = f'"consolidated_metadata":{{"kind":"inline","must_understand":false,"metadata":{{{metadata}}}}}'
+    return f"{as_text(root)[:-1]},{inline}}}"

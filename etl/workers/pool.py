@@ -1,0 +1,87 @@
+"""Where the calls of a run are made: in this process, or on Dask's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Pool(Protocol):
+    """Workers that calls are spread over; see `open_pool`."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """Address of Dask's dashboard; None where there is none."""
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        items: Sequence[Item],
+        *shared: object,
+        share: Callable[[Item], float],
+        memory_bytes: Callable[[Item], int],
+    ) -> Iterator[tuple[Item, Result | None]]:
+        """Call ``function(item, *shared)`` for every item, as workers become free.
+
+        Parameters
+        ----------
+        function : callable
+        items : sequence
+        *shared : object
+        share : callable
+            What part of the largest message an item takes.
+        memory_bytes : callable
+            What a worker needs for an item.
+
+        Yields
+        ------
+        (item, result)
+            In the order of completion; None where the item killed the workers that tried it.
+        """
+
+
+class SerialPool:
+    """Makes the calls in this process, one after the other."""
+
+    dashboard = None
+
+    def map(
+        self,
+        function: Callable[..., Result],
+        items: Sequence[Item],
+        *shared: object,
+        share: Callable[[Item], float],
+        memory_bytes: Callable[[Item], int],
+    ) -> Iterator[tuple[Item, Result | None]]:
+        """See `Pool.map`."""
+        for item in items:
+            yield item, function(item, *shared)
+
+
+@contextmanager
+def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator[Pool]:
+    """Open the workers of a run and close them afterwards.
+
+    Parameters
+    ----------
+    workers : int or "auto"
+        Local processes with one thread each; "auto" is one per core; 0 works in this process.
+    scheduler : str or None
+        Address of a running Dask scheduler to use instead.
+
+    Raises
+    ------
+    UsageError
+        No scheduler answers at the address.
+    """
+    if scheduler is None and workers == 0:
+        yield SerialPool()
+        return
+    from etl.workers.dask_pool import local_processes, submitted_to  # noqa: PLC0415 - takes a third of a second
+
+    with local_processes(workers) if scheduler is None else submitted_to(scheduler) as pool:
+        yield pool
