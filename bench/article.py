@@ -1,6 +1,6 @@
 """The recipe this project was conceived from, with slices sorted by position: the reference of the benchmark.
 
-Read with pydicom, stack, mask padding, rescale, `scipy.ndimage.zoom` by (1, .5, .5), window, centre, save with
+Read with pydicom, stack, mask padding, rescale, `scipy.ndimage.zoom` by (1, .5, .5), window, center, save with
 zarr's defaults. One process, one series after the other; ``--series N``: the first N patients only.
 """
 

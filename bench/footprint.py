@@ -14,7 +14,7 @@ PRESETS = ("head-ct", "article")
 SHORT_SLICES = 256
 LONG_SLICES = 1500
 MEMORY_TARGETS_MB = {SHORT_SLICES: 350.0, LONG_SLICES: 900.0}
-MOST_ROUNDS = 3
+MAX_ROUNDS = 3
 SIZE_SERIES = 4
 
 
@@ -28,7 +28,7 @@ def memory(session: Session) -> Section:
         else:
             source = session.made(f"long-{count}", "long", slices=count)
         commands = {preset: session.run_etl(source, preset, 1) for preset in PRESETS}
-        taken = take_turns(commands, min(session.rounds, MOST_ROUNDS), session.clear)
+        taken = take_turns(commands, min(session.rounds, MAX_ROUNDS), session.clear)
         section.keep(taken, f"{count} slices, ")
         section.rows += [
             Row(

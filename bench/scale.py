@@ -13,7 +13,7 @@ from session import Session
 from table import Row, Section
 
 FEW_ROUNDS = 3
-MOST_PHANTOMS = 9999
+MAX_PHANTOMS = 9999
 ZIPPED_SERIES = 8
 # On the scanner's own grid (--native): a volume of 1 mm is large, however few voxels it is made of.
 SMALL = {"slices": 64, "rows": 128}
@@ -129,7 +129,7 @@ def zipped(session: Session) -> Section:
 
 def driver(session: Session) -> Section:
     """Measure the driver's own process, which Dask's scheduler is part of, over many tiny series."""
-    many = min(session.planned_series, MOST_PHANTOMS)
+    many = min(session.planned_series, MAX_PHANTOMS)
     counts = max(1, many // 10), many
     taken: dict[int, list[dict[str, Any]]] = {count: [] for count in counts}
     for _ in range(min(session.rounds, FEW_ROUNDS)):

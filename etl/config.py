@@ -25,7 +25,7 @@ class Config:
     """
 
     spacing_mm: Triple | None = None
-    """Distance between voxel centres along (z, y, x), mm."""
+    """Distance between voxel centers along (z, y, x), mm."""
     zoom: Triple | None = None
     """Factors of `scipy.ndimage.zoom` along (z, y, x)."""
     native: bool = False

@@ -1,6 +1,6 @@
 """Feed PyTorch from a store: whole volumes, or random crops that read only the chunks they need.
 
-Both classes are map-style datasets for `torch.utils.data.DataLoader`. Values are normalised as stored. An
+Both classes are map-style datasets for `torch.utils.data.DataLoader`. Values are normalized as stored. An
 entry is a dictionary:
 
 * ``volume``: float32 tensor (1, z, y, x)
@@ -148,7 +148,7 @@ def _crop(volume: Volume, start: NDArray[np.int64], shape: tuple[int, int, int])
     values = volume[z, y, x]
     if values.shape == shape:
         return values
-    padded = np.full(shape, volume.normalised(AIR_HU), np.float32)
+    padded = np.full(shape, volume.values_of(AIR_HU), np.float32)
     z, y, x = (slice(int(a), int(b)) for a, b in zip(first - start, stop - start, strict=True))
     padded[z, y, x] = values
     return padded

@@ -35,7 +35,7 @@ MEMORY_MB = 1024
 ADDRESS_SPACE_MB = 8192
 """Above what the imports take. pydicom asks for as much as a length claims, up to 4 GB, before it reads; the pages
 are never touched."""
-LARGEST_SEED_BYTES = 700_000
+MAX_SEED_BYTES = 700_000
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 TEXTS = (
@@ -102,7 +102,7 @@ def _shared_seeds(shared):
     import pydicom
 
     seeds = []
-    for path in sorted(p for p in shared.rglob("*") if p.is_file() and p.stat().st_size <= LARGEST_SEED_BYTES):
+    for path in sorted(p for p in shared.rglob("*") if p.is_file() and p.stat().st_size <= MAX_SEED_BYTES):
         content = path.read_bytes()
         if path.suffix == ".zip":
             seeds.append((("shared.zip", content),))

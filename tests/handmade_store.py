@@ -54,7 +54,7 @@ class Series:
         return np.array([[0, 0, dx, x], [0, dy, 0, y], [dz, 0, 0, z], [0, 0, 0, 1]], np.float64)
 
     @property
-    def normalised(self) -> NDArray[np.float32]:
+    def normalized(self) -> NDArray[np.float32]:
         low, high = self.window
         values = np.clip((self.hu.astype(np.float64) - low) / (high - low), 0, 1) - self.center
         return (np.round(values * 2**13) / 2**13).astype(np.float32)
@@ -133,7 +133,7 @@ def _write_series(patient: zarr.Group, one: Series) -> None:
     compressors = [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
     layout = {"chunks": one.chunk, "shards": shards, "dimension_names": ["z", "y", "x"]}
     group.create_array(
-        "volume", data=one.normalised, compressors=compressors, config={"write_empty_chunks": True}, **layout
+        "volume", data=one.normalized, compressors=compressors, config={"write_empty_chunks": True}, **layout
     )
     if one.validity is not None:
         group.create_array("validity", data=one.validity, **layout)

@@ -326,7 +326,7 @@ def test_json_is_one_object_whose_totals_add_up(ct_etl, with_failure, tmp_path):
     assert len(found["series"]) == found["scanned"]
 
 
-def test_a_failing_series_gives_exit_3_and_its_neighbours_are_written(ct_etl, with_failure, tmp_path):
+def test_a_failing_series_gives_exit_3_and_its_neighbors_are_written(ct_etl, with_failure, tmp_path):
     store = tmp_path / "s.zarr"
     done = ct_etl("run", with_failure, store, *QUICK)
     assert done.status == 3, done.why

@@ -127,7 +127,7 @@ def test_workers_over_tcp_write_the_same_bytes_and_live_on(ct_etl, cohort_run, w
 
 @pytest.mark.slow
 def test_failures_come_back_from_workers_as_they_do_without(ct_etl, workers, cohort, tmp_path):
-    """Zoom needs equal gaps, so the series in two thicknesses fails; its neighbours do not."""
+    """Zoom needs equal gaps, so the series in two thicknesses fails; its neighbors do not."""
     runs = {}
     for name, where in (("serial", ["--workers", "0"]), ("tcp", ["--scheduler", workers])):
         options = ("--zoom", "1,.5,.5", "--json", "-q")

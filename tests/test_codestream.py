@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from etl.dicom.frame_size import claimed_size
+from etl.dicom.frame_size import stated_size
 
 SIZES = [(1, 1), (7, 300), (512, 256), (64, 65)]
 ENCODERS = {
@@ -28,7 +28,7 @@ def test_the_size_is_that_of_the_image_that_was_encoded(encoder, size):
         encoded = ENCODERS[encoder](image)
     except Exception as error:  # noqa: BLE001 - a codec that this build of imagecodecs lacks
         pytest.skip(f"{encoder} cannot be encoded here: {error}")
-    assert claimed_size(bytes(encoded)) == size
+    assert stated_size(bytes(encoded)) == size
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -38,18 +38,18 @@ def test_a_pad_byte_and_comments_do_not_hide_the_size(encoder):
         encoded = bytes(ENCODERS[encoder](image))
     except Exception as error:  # noqa: BLE001
         pytest.skip(f"{encoder} cannot be encoded here: {error}")
-    assert claimed_size(encoded + b"\0") == (20, 30)
+    assert stated_size(encoded + b"\0") == (20, 30)
     if encoded[:2] == b"\xff\xd8":
         comments = b"".join(b"\xff\xfe\x00\x07" + b"hello" for _ in range(500))
-        assert claimed_size(encoded[:2] + comments + encoded[2:]) == (20, 30)
-        assert claimed_size(encoded[:2] + b"\xff" * 9 + encoded[2:]) == (20, 30)
+        assert stated_size(encoded[:2] + comments + encoded[2:]) == (20, 30)
+        assert stated_size(encoded[:2] + b"\xff" * 9 + encoded[2:]) == (20, 30)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\xff", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\xff\xd8\xff", bytes(100), b"GIF89a"]
 )
 def test_what_is_no_codestream_claims_nothing(content):
-    assert claimed_size(content) is None
+    assert stated_size(content) is None
 
 
 def test_any_bytes_are_told_within_a_moment():
@@ -58,11 +58,11 @@ def test_any_bytes_are_told_within_a_moment():
     for n in range(2000):
         content = rng.bytes(int(rng.integers(0, 300)))
         head = (b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\x4f\xff\x51")[n % 4]
-        found = claimed_size(head + content)
+        found = stated_size(head + content)
         assert found is None or all(isinstance(v, int) for v in found)
-    assert claimed_size(b"\xff\xd8" + b"\xff" * 1_000_000) is None
-    assert claimed_size(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 250_000) is None
-    assert claimed_size(b"\xff\xd8" + b"\xff\xfe\x00\x00" * 1000) is None
+    assert stated_size(b"\xff\xd8" + b"\xff" * 1_000_000) is None
+    assert stated_size(b"\xff\xd8" + b"\xff\xfe\x00\x02" * 250_000) is None
+    assert stated_size(b"\xff\xd8" + b"\xff\xfe\x00\x00" * 1000) is None
     assert time.monotonic() - start < 5
 
 
@@ -74,6 +74,6 @@ def test_the_box_format_of_jpeg_2000_claims_its_size_too():
     except Exception as error:  # noqa: BLE001
         pytest.skip(f"JPEG 2000 cannot be encoded here: {error}")
     assert encoded[4:8] == b"jP  "
-    assert claimed_size(encoded) == (20, 30)
+    assert stated_size(encoded) == (20, 30)
     for cut in range(len(encoded)):
-        assert claimed_size(encoded[:cut]) in {None, (20, 30)}
+        assert stated_size(encoded[:cut]) in {None, (20, 30)}

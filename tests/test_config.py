@@ -98,7 +98,7 @@ def test_a_right_value_is_taken_as_typed_or_as_a_number(name: str, value: Any, e
     assert type(found) is type(expected)
 
 
-def test_the_head_ct_preset_is_one_millimetre_with_one_centre_for_all() -> None:
+def test_the_head_ct_preset_is_one_millimeter_with_one_center_for_all() -> None:
     assert load_preset("head-ct") == {
         "spacing_mm": (1.0, 1.0, 1.0), "window": (-1000, 2000), "center": 0.25, "precision_bits": 13,
     }  # fmt: skip

@@ -222,7 +222,7 @@ def test_a_stack_is_regular_as_far_as_printed_positions_tell(gaps: list[float], 
         ([10, 10, 10, 10], 1.25, []),
     ],
 )
-def test_a_missing_slice_is_a_gap_wider_than_its_neighbours_and_the_thickness(
+def test_a_missing_slice_is_a_gap_wider_than_its_neighbors_and_the_thickness(
     gaps: list[float], thickness: float, missing: list[int]
 ) -> None:
     found = find_missing(np.array(gaps, float), np.full(len(gaps) + 1, float(thickness)))
@@ -283,7 +283,7 @@ def test_slices_side_by_side_are_at_one_place_along_the_normal() -> None:
     refused("duplicate-positions", position_lps_mm=np.array([[0, 0, 0], [50, 0, 0], [0, 0, 5.0]]))
 
 
-def test_slices_a_twentieth_of_a_millimetre_apart_are_two() -> None:
+def test_slices_a_twentieth_of_a_millimeter_apart_are_two() -> None:
     assert stack_layout(np.array([0.0, 0.05, 0.1])).gaps_mm == pytest.approx([0.05, 0.05])
 
 

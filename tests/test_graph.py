@@ -21,7 +21,7 @@ from etl.run.run import run
 from etl.scan.scan import scan_source
 from etl.workers.pool import open_pool
 
-LARGEST_MESSAGE = 64 << 10
+MAX_MESSAGE = 64 << 10
 # Together two are more than the memory that the tests let there be.
 LARGE = {"share": lambda _: 1.0, "memory_bytes": lambda _: 500}
 
@@ -112,5 +112,5 @@ def test_a_task_of_256_slices_and_its_answer_are_small_messages(tmp_path):
     assert Counter(again.stack.slices.locations) == Counter(task.stack.slices.locations)
     assert (again.stack.slices.position_lps_mm == task.stack.slices.position_lps_mm).all()
     sizes = [len(pickle.dumps(message)) for message in (task, Receipt(task.entry), scanned)]
-    assert max(sizes) < LARGEST_MESSAGE / 2, sizes
+    assert max(sizes) < MAX_MESSAGE / 2, sizes
     assert isinstance(task.entry, Entry)

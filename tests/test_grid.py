@@ -63,7 +63,7 @@ class Acquired:
         )
 
     def pixels_lps(self) -> Array:
-        """Centre of every pixel of every slice along the normal, (n, rows, columns, 3), by C.7.6.2.1.1."""
+        """Center of every pixel of every slice along the normal, (n, rows, columns, 3), by C.7.6.2.1.1."""
         j, i = np.mgrid[: self.rows, : self.columns]
         along_columns = i[..., None] * self.column_spacing * self.to_columns
         along_rows = j[..., None] * self.row_spacing * self.to_rows
@@ -437,7 +437,7 @@ def test_the_order_of_files_changes_no_byte(order: list[int]) -> None:
 
 
 @pytest.mark.parametrize("spacing", SPACINGS, ids=str)
-def test_the_field_of_view_keeps_its_centre_and_the_first_plane_its_slice(
+def test_the_field_of_view_keeps_its_center_and_the_first_plane_its_slice(
     spacing: tuple[float, float, float],
 ) -> None:
     stack = acquire(X, Y)

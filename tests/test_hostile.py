@@ -1,4 +1,4 @@
-"""What is broken or meant to harm stops no run: it is told by its code, and its neighbours are written.
+"""What is broken or meant to harm stops no run: it is told by its code, and its neighbors are written.
 
 Every attack lies in a folder beside a good series. Time is bounded by the suite's limit, memory by one of the
 process that runs them all.

@@ -216,7 +216,7 @@ HARMED = {
     "hangs": "unreadable",
     "vanishes": "unreadable",
 }
-UNHARMED = ("neighbour-1", "neighbour-2", "neighbour-3")
+UNHARMED = ("neighbor-1", "neighbor-2", "neighbor-3")
 
 
 @pytest.fixture(scope="module")

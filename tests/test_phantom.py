@@ -198,7 +198,7 @@ def test_a_tilted_gantry_turns_the_image_while_the_table_moves_along_z(tmp_path)
     assert ds.GantryDetectorTilt == 15.0
 
 
-def test_a_stack_lies_around_its_centre():
+def test_a_stack_lies_around_its_center():
     acquisition = Acquisition.regular(
         count=4, gaps_mm=[2, 3, 5], center_lps_mm=(10, -20, 30), rows=11, columns=21, pixel_spacing_mm=(2, 1)
     )

@@ -22,7 +22,7 @@ from etl.dicom.fast_header import CHUNK_BYTES, QuickReader
 from etl.phantom.acquisition import Acquisition
 from etl.phantom.files import write_series
 from etl.phantom.head import HeadPhantom
-from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, rows_of
+from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
 from etl.stack import Location
 
 OTHER_VALUES = {"AS": "044Y", "DT": "20200101120000", "FD": 17.0, "FL": 17.0, "TM": "120001", "UI": "1.2.3.4"}
@@ -244,7 +244,7 @@ def test_a_reader_that_knows_other_files_reads_no_file_differently(damage):
 
 
 def a_row(dataset, sibling=None):
-    return rows_of(
+    return records_of(
         dataset,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         location=Location("folder", "a/1"),

@@ -77,7 +77,7 @@ def test_a_store_maps_patient_ids_to_patients_and_series_keys_to_volumes(tmp_pat
     ]
     assert store["A/1 é"].default.key == "0002-aaaaaaaa"
     for one in stored:
-        np.testing.assert_array_equal(store[one.patient_id][one.key][...], one.normalised)
+        np.testing.assert_array_equal(store[one.patient_id][one.key][...], one.normalized)
 
 
 @pytest.mark.parametrize("consolidated", [True, False])
@@ -186,11 +186,11 @@ def test_a_newer_minor_version_is_read(tmp_path, series):
 def test_indexing_reads_like_numpy(volume, series, selection):
     values = volume[selection]
     assert values.dtype == np.float32
-    np.testing.assert_array_equal(values, series.normalised[selection])
+    np.testing.assert_array_equal(values, series.normalized[selection])
 
 
 def test_numpy_sees_the_whole_volume(volume, series):
-    np.testing.assert_array_equal(np.asarray(volume), series.normalised)
+    np.testing.assert_array_equal(np.asarray(volume), series.normalized)
 
 
 @pytest.mark.parametrize("selection", [9, (0, 10), slice(None, None, -1)], ids=str)
@@ -201,13 +201,13 @@ def test_what_is_outside_or_backwards_is_an_index_error(volume, selection):
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_planes_are_those_asked_for(volume, series, axis):
-    np.testing.assert_array_equal(volume.planes(axis, [0, 3, 8]), np.take(series.normalised, [0, 3, 8], axis))
+    np.testing.assert_array_equal(volume.planes(axis, [0, 3, 8]), np.take(series.normalized, [0, 3, 8], axis))
 
 
 def test_only_the_chunks_asked_for_are_read(store_path, series):
     damage_all_but_first_chunk(store_path, series)
     volume = open_store(store_path)["P1"].default
-    np.testing.assert_array_equal(volume[:4, :4, :4], series.normalised[:4, :4, :4])
+    np.testing.assert_array_equal(volume[:4, :4, :4], series.normalized[:4, :4, :4])
     with pytest.raises(StoreError, match="volume cannot be read"):
         volume[:5, :4, :4]
 
@@ -225,7 +225,7 @@ def test_hounsfield_units_come_back_within_the_rounding(tmp_path, window, center
 def test_air_is_clipped_like_the_voxels_were(tmp_path):
     one = Series(np.full(SHAPE, -1024, np.float32), center=0.25)
     volume = open_store(write_store(tmp_path / "s.zarr", [one]))["P1"].default
-    assert volume.normalised(-1024) == volume[0, 0, 0] == -0.25
+    assert volume.values_of(-1024) == volume[0, 0, 0] == -0.25
 
 
 def test_geometry_places_voxels_in_patient_space(volume, series):
@@ -258,7 +258,7 @@ def test_dask_has_the_stored_chunks_and_the_stored_values(volume, series):
     array = volume.dask()
     assert isinstance(array, dask.array.Array)
     assert array.chunks == ((4, 4, 1), (4, 4, 2), (4, 4, 3))
-    np.testing.assert_array_equal(array.compute(scheduler="threads"), series.normalised)
+    np.testing.assert_array_equal(array.compute(scheduler="threads"), series.normalized)
     assert array.name == volume.dask().name
 
 
@@ -266,7 +266,7 @@ def test_dask_reads_nothing_before_it_is_asked(store_path, series):
     damage_all_but_first_chunk(store_path, series)
     array = open_store(store_path)["P1"].default.dask()
     block = array[:4, :4, :4].compute(scheduler="sync")
-    np.testing.assert_array_equal(block, series.normalised[:4, :4, :4])
+    np.testing.assert_array_equal(block, series.normalized[:4, :4, :4])
 
 
 def test_source_slices_are_those_stored(volume):
@@ -308,7 +308,7 @@ def test_an_instance_of_several_slices_has_no_single_plane(tmp_path, monkeypatch
     target=st.integers(-6000, 6000),
 )
 def test_nearest_position_agrees_with_whole_numbers(positions, target):
-    # In tenths of a millimetre, exact as integers and inexact as floats.
+    # In tenths of a millimeter, exact as integers and inexact as floats.
     best = min(positions, key=lambda p: (abs(p - target), p))
     assert positions[nearest_position([p / 10 for p in positions], target / 10)] == best
 
@@ -329,7 +329,7 @@ def read_sum(volume: Volume) -> float:
 
 
 def test_volumes_and_stores_work_in_other_processes(store_path, volume, series):
-    expected = float(series.normalised.sum(dtype=np.float64))
+    expected = float(series.normalized.sum(dtype=np.float64))
     assert read_sum(volume) == expected
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert list(pool.map(read_sum, [volume, volume])) == [expected] * 2
@@ -348,7 +348,7 @@ def test_a_store_opened_by_a_relative_path_survives_a_change_of_folder(store_pat
 def test_threads_may_share_a_volume(volume, series):
     with ThreadPoolExecutor(8) as pool:
         planes = list(pool.map(volume.__getitem__, range(9)))
-    np.testing.assert_array_equal(np.stack(planes), series.normalised)
+    np.testing.assert_array_equal(np.stack(planes), series.normalized)
 
 
 def test_reprs_say_what_there_is(store_path, volume):

@@ -289,10 +289,10 @@ def test_the_highest_bar_stands_at_the_commonest_value(hu):
 def test_tissues_are_named_where_the_window_has_them():
     counts = np.ones(3001, np.uint32)
     wide = "".join(svg(draw_histogram(counts, WINDOW)).itertext())
-    for name in ("air", "lung", "fat", "water, CSF", "white matter", "grey matter", "blood", "bone"):
+    for name in ("air", "lung", "fat", "water, CSF", "white matter", "gray matter", "blood", "bone"):
         assert name in wide
     narrow = "".join(svg(draw_histogram(counts[:81], (0, 80))).itertext())
-    assert "grey matter" in narrow
+    assert "gray matter" in narrow
     assert "fat" not in narrow
     assert "bone" not in narrow
 

@@ -62,7 +62,7 @@ def written(totals):
 
 
 def read_hu(group):
-    """Undo the normalisation as the store's own attributes say."""
+    """Undo the normalization as the store's own attributes say."""
     normalization = group.attrs["ct_etl"]["normalization"]
     low, high = normalization["window_hu"]
     return (group["volume"][:].astype(np.float64) + normalization["center"]) * (high - low) + low
@@ -223,7 +223,7 @@ def test_a_series_holds_what_the_layout_says(cohort_run):
         assert ours["qc"]["warnings"] == entry["warnings"]
 
 
-def test_the_ome_metadata_is_one_level_in_millimetres(cohort_run):
+def test_the_ome_metadata_is_one_level_in_millimeters(cohort_run):
     for series in cohort_run.cohort.wanted:
         entry = cohort_run.entry(series.series_instance_uid)
         attributes = node(cohort_run.store, entry["patient_key"], entry["series_key"])["attributes"]
@@ -540,7 +540,7 @@ def test_series_of_other_lengths_are_excluded(in_process, cohort, tmp_path, opti
 
 
 @pytest.mark.parametrize("kept_bytes", [200, 303, 1000])
-def test_a_file_cut_off_in_its_header_is_a_failure_and_its_neighbours_are_written(
+def test_a_file_cut_off_in_its_header_is_a_failure_and_its_neighbors_are_written(
     in_process, three_patients, tmp_path, kept_bytes
 ):
     folder = tmp_path / "dicom"
@@ -699,15 +699,15 @@ def test_hu_at_points_of_patient_space_are_the_phantoms(ct_etl, oriented, tmp_pa
 
 
 def _sample(series, margin_mm, rng):
-    """Voxel centres nearest to random points of patient space, away from edges, and the HU stored there."""
+    """Voxel centers nearest to random points of patient space, away from edges, and the HU stored there."""
     affine = np.array(series.attrs["ct_etl"]["geometry"]["affine_lps"])
     hu = read_hu(series)
     drawn = rng.uniform(-110, 110, (60_000, 3))
     index = np.rint((drawn - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
     index = index[((index >= 0) & (index < hu.shape)).all(axis=1)]
-    centres = index @ affine[:3, :3].T + affine[:3, 3]
-    smooth = HEAD.is_smooth(centres, margin_mm)
-    return centres[smooth], hu[tuple(index[smooth].T)]
+    centers = index @ affine[:3, :3].T + affine[:3, 3]
+    smooth = HEAD.is_smooth(centers, margin_mm)
+    return centers[smooth], hu[tuple(index[smooth].T)]
 
 
 def _assert_covered(series, folder):

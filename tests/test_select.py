@@ -7,7 +7,7 @@ import pytest
 from etl.dicom.sources import find_sources
 from etl.phantom.files import Acquisition, write_localizer, write_series
 from etl.phantom.head import HeadPhantom
-from etl.plan.selection import exclude
+from etl.plan.selection import exclusion_of
 from etl.scan.scan import merge_scans, scan_source
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -37,7 +37,7 @@ def write(folder, *, count=10, **changes):
 
 
 def reason(stack, *, min_slices=8, slice_count=None):
-    exclusion = exclude(stack, min_slices=min_slices, slice_count=slice_count)
+    exclusion = exclusion_of(stack, min_slices=min_slices, slice_count=slice_count)
     return None if exclusion is None else exclusion.reason
 
 
@@ -89,9 +89,9 @@ def test_the_number_of_slices_decides(tmp_path, count, min_slices, slice_count, 
 
 
 def test_the_detail_tells_what_was_found_and_what_is_wanted(tmp_path):
-    short = exclude(write(tmp_path / "p", count=4), min_slices=8, slice_count=None)
+    short = exclusion_of(write(tmp_path / "p", count=4), min_slices=8, slice_count=None)
     assert "4" in short.detail
     assert "8" in short.detail
-    other = exclude(write(tmp_path / "q", Modality="MR"), min_slices=8, slice_count=None)
+    other = exclusion_of(write(tmp_path / "q", Modality="MR"), min_slices=8, slice_count=None)
     assert "MR" in other.detail
     assert "(0008,0060)" in other.detail

@@ -13,7 +13,7 @@ from etl.dicom.sources import find_sources
 from etl.plan.plan import make_plan
 from etl.read.patients import open_store
 from etl.run.ledger import Entry
-from etl.run.tables import MOST_ROWS, print_info, print_run, print_scan, scan_summary, store_summary
+from etl.run.tables import MAX_ROWS, print_info, print_run, print_scan, scan_summary, store_summary
 from etl.scan.scan import merge_scans, scan_source
 
 ENTRY = Entry("P1", "P1", "1.2.3", 4, "0004-c47f5b18", 30, "written", seconds=0.5, bytes_in=2_000_000)
@@ -96,12 +96,12 @@ def test_print_run_shows_reasons_totals_and_places(capsys):
 
 
 def test_of_many_series_those_are_shown_that_did_not_come_as_wanted(capsys):
-    many = [replace(ENTRY, patient_id=f"W{n}") for n in range(MOST_ROWS)]
+    many = [replace(ENTRY, patient_id=f"W{n}") for n in range(MAX_ROWS)]
     left_out = [ENTRY.excluded("too-few-slices", "x"), replace(ENTRY, patient_id="P9").failed("unreadable", "y")]
     print_run([*many, *left_out], TOTALS, dry_run=False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith(("P", "W"))] == ["P9", "P1"]
-    assert any(line.startswith(f"{MOST_ROWS} more") for line in lines)
+    assert any(line.startswith(f"{MAX_ROWS} more") for line in lines)
 
 
 def test_print_run_of_a_dry_run_names_no_report(capsys):

@@ -58,7 +58,7 @@ def test_volumes_come_whole_with_their_identity(torch, store_path, stored):
     assert len(dataset) == 3
     for entry, one in zip(dataset, stored, strict=True):
         assert entry["volume"].dtype == torch.float32
-        np.testing.assert_array_equal(entry["volume"].numpy(), one.normalised[None])
+        np.testing.assert_array_equal(entry["volume"].numpy(), one.normalized[None])
         assert (entry["patient_id"], entry["series_key"]) == (one.patient_id, one.key)
         np.testing.assert_array_equal(entry["affine_lps"].numpy(), one.affine_lps)
 
@@ -77,7 +77,7 @@ def test_a_crop_is_the_volume_at_its_place_and_air_around_it(store_path, stored,
     for index, start in enumerate(starts(dataset)):
         one = stored[index // 6]
         pad = [(max(0, -s), max(0, s + n - size)) for s, n, size in zip(start, shape, one.hu.shape, strict=True)]
-        padded = np.pad(one.normalised, pad, constant_values=-0.25)
+        padded = np.pad(one.normalized, pad, constant_values=-0.25)
         place = tuple(slice(max(s, 0), max(s, 0) + n) for s, n in zip(start, shape, strict=True))
         np.testing.assert_array_equal(dataset[index]["volume"].numpy(), padded[place][None])
 

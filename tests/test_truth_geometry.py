@@ -131,12 +131,12 @@ def compare(volume: Volume, truth: Slices, *, points: int = 20_000) -> Agreement
     rng = np.random.default_rng(len(truth.uids))
     index = np.stack([rng.integers(0, n, points) for n in volume.shape], axis=1)
     affine = np.asarray(volume.affine_lps)
-    centres = index @ affine[:3, :3].T + affine[:3, 3]
+    centers = index @ affine[:3, :3].T + affine[:3, 3]
     stored = volume.to_hu()[tuple(index.T)]
-    expected, inside = truth(centres)
+    expected, inside = truth(centers)
     inside &= volume.validity()[tuple(index.T)] > 0
     steps = affine[:3, :3] / np.asarray(volume.spacing_mm)
-    sampled = [[truth(centres + mm * step) for mm in OFFSETS_MM] for step in steps.T]
+    sampled = [[truth(centers + mm * step) for mm in OFFSETS_MM] for step in steps.T]
     for along_axis in sampled:
         for _, reached in along_axis:
             inside &= reached

@@ -190,7 +190,7 @@ def convert(folder: Path, spacing_mm: tuple[float, float, float]) -> tuple[Serie
 
 
 def stored_hu(converted: Converted) -> Array:
-    low, high = converted.normalisation.window_hu
+    low, high = converted.normalization.window_hu
     return converted.volume.astype(float) * (high - low) + low
 
 
@@ -199,7 +199,7 @@ def validity_of(converted: Converted) -> NDArray[np.uint8]:
     return absent if converted.validity is None else converted.validity
 
 
-def centres_of(converted: Converted) -> Array:
+def centers_of(converted: Converted) -> Array:
     index = np.moveaxis(np.indices(converted.volume.shape), 0, -1)
     affine = converted.geometry.affine_lps
     return np.asarray(index @ affine[:3, :3].T + affine[:3, 3])
@@ -210,7 +210,7 @@ class Seen:
     """What the slices saw of points, by the files' own words."""
 
     measured: Bools
-    """Both slices around have the pixel, and neighbours, none of them padding."""
+    """Both slices around have the pixel, and neighbors, none of them padding."""
     outside: Bools
     """Both slices around miss the point or have padding there, and for a pixel and a half about it."""
     across_a_loss: Bools
@@ -260,7 +260,7 @@ def test_volumes_hold_the_phantom_and_say_what_they_measured(
         folder = Path(name) / "in"
         paths = write(folder, scan)
         task, converted = convert(folder, spacing)
-        points = centres_of(converted)
+        points = centers_of(converted)
         seen = look(paths, points, scan)
     hu, truth = stored_hu(converted), PHANTOM.hu(points)
     gap = float(max(np.abs(np.diff(task.layout.offset_mm[:, 0])))) + float(np.abs(spacing).max())

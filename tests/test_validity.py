@@ -72,7 +72,7 @@ class Case:
         return offset @ down / self.pixel_mm[0], offset @ across / self.pixel_mm[1]
 
 
-def hu_of(converted: Converted) -> NDArray[np.float64]:
+def hu_from(converted: Converted) -> NDArray[np.float64]:
     return converted.volume.astype(float) * (WINDOW[1] - WINDOW[0]) + WINDOW[0]
 
 
@@ -110,8 +110,8 @@ def test_a_uniform_region_keeps_its_hu_up_to_the_border_of_the_field(name: str, 
     converted = case.convert(case.uniform(1200.0), spacing_mm=GRIDS[grid])
     valid = np.ones(converted.volume.shape, bool) if converted.validity is None else converted.validity == MEASURED
     assert valid.mean() > 0.3
-    assert np.abs(hu_of(converted)[valid] - 1200).max() < 0.1
-    assert (np.abs(hu_of(converted)[~valid] - AIR) < 0.01).all()
+    assert np.abs(hu_from(converted)[valid] - 1200).max() < 0.1
+    assert (np.abs(hu_from(converted)[~valid] - AIR) < 0.01).all()
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -122,8 +122,8 @@ def test_a_uniform_region_keeps_its_hu_next_to_padding(name: str, grid: str) -> 
     assert converted.validity is not None
     measured = converted.validity == MEASURED
     assert measured.mean() > 0.15
-    assert np.abs(hu_of(converted)[measured] - 60).max() < 0.1
-    assert (np.abs(hu_of(converted)[converted.validity == OUTSIDE] - AIR) < 0.01).all()
+    assert np.abs(hu_from(converted)[measured] - 60).max() < 0.1
+    assert (np.abs(hu_from(converted)[converted.validity == OUTSIDE] - AIR) < 0.01).all()
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -132,7 +132,7 @@ def test_the_mean_of_a_noisy_region_is_kept(grid: str) -> None:
     rng = np.random.default_rng(11)
     slices = [(rng.normal(40, 12, (case.rows, case.columns)).astype(np.float32), None) for _ in case.z_mm]
     converted = case.convert(slices, spacing_mm=GRIDS[grid])
-    assert abs(hu_of(converted).mean() - np.mean([hu.mean() for hu, _ in slices])) < 0.1
+    assert abs(hu_from(converted).mean() - np.mean([hu.mean() for hu, _ in slices])) < 0.1
 
 
 def test_an_edge_inside_the_field_does_not_ring_from_what_lies_outside() -> None:
@@ -145,7 +145,7 @@ def test_an_edge_inside_the_field_does_not_ring_from_what_lies_outside() -> None
     assert beside.validity is not None
     measured = beside.validity == MEASURED
     # Beside padding the nearest measured value goes on: a kink of a few HU instead of an edge of 1100.
-    assert np.abs(hu_of(beside) - hu_of(alone))[measured].max() < 5
+    assert np.abs(hu_from(beside) - hu_from(alone))[measured].max() < 5
 
 
 # --- where the map says what ----------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_padding_in_one_slice_counts_for_the_planes_it_adds_to() -> None:
     assert found.tolist() == [13, 14, 15, 16, 17]
     for k in found:
         np.testing.assert_array_equal(converted.validity[k] == OUTSIDE, padded)
-    assert np.abs(hu_of(converted)[converted.validity == MEASURED] - 20).max() < 0.1
+    assert np.abs(hu_from(converted)[converted.validity == MEASURED] - 20).max() < 0.1
 
 
 def test_what_a_tilted_slice_does_not_reach_is_outside() -> None:

@@ -60,7 +60,7 @@ ALLOWED_KEYWORDS = (
     "TotalCollimationWidth",
     "XRayTubeCurrent",
 )
-LONGEST_TEXT = 64
+MAX_TEXT_CHARACTERS = 64
 _TEXT_NUMBERS = frozenset({"DS", "IS", "TM"})
 # Code strings, identifiers and ages are ASCII whatever Specific Character Set says (DICOM PS3.5 6.1.2.2).
 _ASCII_TEXT = frozenset({"AS", "CS", "UI"})
@@ -70,11 +70,11 @@ _ESCAPE = b"\x1b"
 
 def allowed_attributes(dataset: Dataset) -> dict[str, object]:
     """Pick the attributes on the list, as plain JSON values by DICOM keyword."""
-    picked = {keyword: _plain(value(dataset, keyword)) for keyword in ALLOWED_KEYWORDS}
+    picked = {keyword: _plain(read_value(dataset, keyword)) for keyword in ALLOWED_KEYWORDS}
     return {keyword: found for keyword, found in picked.items() if found not in (None, "", [])}
 
 
-def value(dataset: Dataset, keyword: str) -> Any:
+def read_value(dataset: Dataset, keyword: str) -> Any:
     """Give the value of an attribute; None where it is absent, empty or cannot be parsed."""
     try:
         return dataset.get(keyword)
@@ -82,7 +82,7 @@ def value(dataset: Dataset, keyword: str) -> Any:
         return None
 
 
-def text(dataset: Dataset, keyword: str) -> str:
+def read_text(dataset: Dataset, keyword: str) -> str:
     """Give the value as text without padding, several values joined by a backslash; empty where absent."""
     element, raw, vr = _raw(dataset, keyword)
     if element is None:
@@ -91,13 +91,13 @@ def text(dataset: Dataset, keyword: str) -> str:
     is_plain = vr in _ASCII_TEXT or (vr in _ANY_TEXT and raw is not None and raw.isascii() and _ESCAPE not in raw)
     if raw is not None and is_plain:
         return raw.decode("ascii", "replace").replace("\0", "").strip()
-    found = value(dataset, keyword)
+    found = read_value(dataset, keyword)
     if isinstance(found, MultiValue):
         found = "\\".join(str(part) for part in found)
     return "" if found is None else str(found).replace("\0", "").strip()
 
 
-def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+def read_floats(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """Give the value as floats; empty where it is absent, not numeric or not finite."""
     element, raw, vr = _raw(dataset, keyword)
     if element is None:
@@ -108,7 +108,7 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
         elif raw is not None and vr == "US" and len(raw) == 2:
             parsed = (float(int.from_bytes(raw, "little" if _is_little_endian(dataset) else "big")),)
         else:
-            found = value(dataset, keyword)
+            found = read_value(dataset, keyword)
             values = found if isinstance(found, MultiValue | list | tuple) else [found]
             parsed = tuple(float(v) for v in values)
     except (TypeError, ValueError, OverflowError):
@@ -138,15 +138,15 @@ def _is_little_endian(dataset: Dataset) -> bool:
     return bool(dataset.original_encoding[1])
 
 
-def number(dataset: Dataset, keyword: str) -> float:
+def read_float(dataset: Dataset, keyword: str) -> float:
     """Give the first value as a float; NaN where absent."""
-    found = numbers(dataset, keyword)
+    found = read_floats(dataset, keyword)
     return found[0] if found else math.nan
 
 
-def whole(dataset: Dataset, keyword: str, default: int) -> int:
+def read_int(dataset: Dataset, keyword: str, default: int) -> int:
     """Give the first value as an int of 32 bits; `default` where absent or out of range."""
-    found = number(dataset, keyword)
+    found = read_float(dataset, keyword)
     return int(found) if math.isfinite(found) and abs(found) < 2**31 else default
 
 
@@ -163,5 +163,7 @@ def _plain(found: Any) -> object:
     try:
         as_number = float(str(found))
     except ValueError:
-        return str(found).replace("\0", "").strip()[:LONGEST_TEXT]
-    return as_number if math.isfinite(as_number) and not isinstance(found, str) else str(found)[:LONGEST_TEXT]
+        return str(found).replace("\0", "").strip()[:MAX_TEXT_CHARACTERS]
+    return (
+        as_number if math.isfinite(as_number) and not isinstance(found, str) else str(found)[:MAX_TEXT_CHARACTERS]
+    )

@@ -20,10 +20,10 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 CHUNK_BYTES = 16 << 10
-MOST_ELEMENTS = 10_000
+MAX_ELEMENTS = 10_000
 # Of a series: positions and numbers are of several lengths.
-MOST_LAYOUTS = 16
-_LONGEST_VALUE_BYTES = 4 << 10
+MAX_LAYOUTS = 16
+_MAX_VALUE_BYTES = 4 << 10
 _MAGIC_AT, _META_AT = 128, 132
 _STANDARD_SYNTAX = "1.2.840.10008.1.2"
 _LEFT_TO_PYDICOM = frozenset({DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian})
@@ -119,7 +119,7 @@ class QuickReader:
             return parsed.header
         self._made += 1
         layout = _Layout(parsed, window.content, self._free, self._made)
-        self._layouts = [layout, *self._layouts[: MOST_LAYOUTS - 1]]
+        self._layouts = [layout, *self._layouts[: MAX_LAYOUTS - 1]]
         return layout.known
 
 
@@ -190,7 +190,7 @@ def _read(window: _Window, wanted: Mapping[int, BaseTag], sequences: frozenset[i
     syntax, spans = _transfer_syntax(window)
     is_implicit = syntax == ImplicitVRLittleEndian
     elements: dict[BaseTag, RawDataElement] = {}
-    for _ in range(MOST_ELEMENTS):
+    for _ in range(MAX_ELEMENTS):
         tag, vr, length, start = window.element(is_implicit=is_implicit)
         if tag == _PIXEL_DATA and (is_implicit or start - window.at == _LONG_HEAD_BYTES):
             dataset = Dataset({**elements})
@@ -201,7 +201,7 @@ def _read(window: _Window, wanted: Mapping[int, BaseTag], sequences: frozenset[i
         if length == _UNDEFINED or not _FIRST_TAG <= tag < _PIXEL_DATA:
             raise _UnusualError
         if tag in wanted:
-            if tag in sequences or length > _LONGEST_VALUE_BYTES:
+            if tag in sequences or length > _MAX_VALUE_BYTES:
                 raise _UnusualError
             if start + length > len(window.content) and window.move():
                 continue

@@ -14,15 +14,15 @@ _JP2_START = b"\0\0\0\x0cjP  "
 _JPEG_START = b"\xff\xd8"
 # Start of frame: JPEG's SOF0-SOF15 without DHT, JPG and DAC, and JPEG-LS's SOF55.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7})
-_MOST_SEGMENTS = 1000
+_MAX_SEGMENTS = 1000
 
 
-def claimed_size(frame: bytes) -> tuple[int, int] | None:
+def stated_size(frame: bytes) -> tuple[int, int] | None:
     """Give (rows, columns) as a JPEG, JPEG-LS or JPEG 2000 codestream states them; None where it does not.
 
     Examples
     --------
-    >>> claimed_size(bytes.fromhex("ffd8 ffc3 0011 08 0200 0100"))
+    >>> stated_size(bytes.fromhex("ffd8 ffc3 0011 08 0200 0100"))
     (512, 256)
     """
     if frame[:8] == _JP2_START:
@@ -33,7 +33,7 @@ def claimed_size(frame: bytes) -> tuple[int, int] | None:
     if frame[:2] != _JPEG_START:
         return None
     at = 2
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MAX_SEGMENTS):
         while frame[at : at + 2] == b"\xff\xff":
             at += 1
         if at + 9 > len(frame) or frame[at] != 0xFF:
@@ -47,7 +47,7 @@ def claimed_size(frame: bytes) -> tuple[int, int] | None:
 def _codestream_in_boxes(frame: bytes) -> bytes:
     """Give the beginning of the codestream in a JP2 file: decoders take one where the bare stream belongs."""
     at = 0
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MAX_SEGMENTS):
         length, kind = int.from_bytes(frame[at : at + 4], "big"), frame[at + 4 : at + 8]
         head = 16 if length == 1 else 8
         if kind == b"jp2c":

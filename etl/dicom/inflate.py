@@ -21,7 +21,7 @@ _DEFLATED_UID = DEFLATED.encode("ascii")
 _EXPLICIT_UID = b"1.2.840.10008.1.2.1".ljust(len(_DEFLATED_UID), b"\0")
 _META_START = 132
 _GROUP_LENGTH_BYTES = 12
-LONGEST_META_BYTES = 64 * 1024
+MAX_META_BYTES = 64 * 1024
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 0x1
 # Its stubs call the class an instance.
@@ -49,7 +49,7 @@ def inflated(stream: BinaryIO, *, limit_bytes: int) -> BinaryIO:
     """
     head = stream.read(_META_START + _GROUP_LENGTH_BYTES)
     length = int.from_bytes(head[-4:], "little")
-    if head[128:132] != b"DICM" or head[132:138] != b"\x02\0\0\0UL" or length > LONGEST_META_BYTES:
+    if head[128:132] != b"DICM" or head[132:138] != b"\x02\0\0\0UL" or length > MAX_META_BYTES:
         stream.seek(0)
         return stream
     meta = stream.read(length)

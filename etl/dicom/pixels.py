@@ -21,7 +21,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, RLELossless
 
-from etl.dicom.frame_size import claimed_size
+from etl.dicom.frame_size import stated_size
 from etl.dicom.inflate import DEFLATED, inflated
 from etl.dicom.sources import Opener
 from etl.errors import SeriesError
@@ -186,7 +186,7 @@ def _encoded_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) ->
             "truncated-pixel-data", f"Pixel Data (7FE0,0010) holds {len(frames)} frames of {fmt.number_of_frames}"
         )
     encoded = frames[frame]
-    claimed = claimed_size(encoded) if fmt.transfer_syntax_uid != RLELossless else None
+    claimed = stated_size(encoded) if fmt.transfer_syntax_uid != RLELossless else None
     if claimed is not None and claimed != (fmt.rows, fmt.columns):
         raise ValueError(f"the frame is {claimed} pixels, Rows and Columns are {(fmt.rows, fmt.columns)}")
     if fmt.transfer_syntax_uid in JPEG_SYNTAXES:

@@ -33,7 +33,7 @@ class Acquisition:
     """
 
     positions_lps_mm: NDArray[np.float64]
-    """(n, 3) Image Position (Patient) (0020,0032): centre of the first pixel of each slice, LPS mm."""
+    """(n, 3) Image Position (Patient) (0020,0032): center of the first pixel of each slice, LPS mm."""
     orientation: tuple[float, ...] = PLANES["axial"]
     rows: int = 512
     columns: int = 512
@@ -86,18 +86,18 @@ class Acquisition:
         gantry_tilt_deg: float = 0.0,
         **options: Any,
     ) -> Acquisition:
-        """Stack slices along their normal, around a centre.
+        """Stack slices along their normal, around a center.
 
         Parameters
         ----------
         count : int
             Slices.
         spacing_mm : float
-            Distance between neighbours; negative: from the last position to the first.
+            Distance between neighbors; negative: from the last position to the first.
         gaps_mm : sequence of float, optional
             The count - 1 distances, instead of `spacing_mm`; `count` then follows from them.
         center_lps_mm : (3,) array
-            Centre of the stack, LPS mm.
+            Center of the stack, LPS mm.
         orientation : str or six float
             A name in `PLANES` or Image Orientation (Patient).
         gantry_tilt_deg : float

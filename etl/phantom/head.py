@@ -31,7 +31,7 @@ HEAD_SHAPES: tuple[tuple[str, float, Vector, Vector, float], ...] = (
     ("neck", SOFT_TISSUE_HU, (0, 22, -85), (48, 52, 60), 0),
     ("nose", SOFT_TISSUE_HU, (0, -92, -35), (11, 19, 17), 0),
     ("skull", BONE_HU, (0, 0, 0), (70, 90, 83), 0),
-    ("grey matter", GREY_MATTER_HU, (0, 0, 0), (63, 83, 76), 0),
+    ("gray matter", GREY_MATTER_HU, (0, 0, 0), (63, 83, 76), 0),
     ("white matter", WHITE_MATTER_HU, (0, -2, 10), (48, 66, 52), 0),
     ("cerebellum", GREY_MATTER_HU + 5, (0, 40, -42), (38, 26, 20), 0),
     ("sinus", AIR_HU, (4, -72, -38), (14, 9, 10), 0),
@@ -40,7 +40,7 @@ HEAD_SHAPES: tuple[tuple[str, float, Vector, Vector, float], ...] = (
     ("osteoma", DENSE_BONE_HU, (-12, 6, 74), (11, 9, 7), 0),
     ("calcification", CALCIFICATION_HU, (-28, 42, 18), (6, 6, 6), 0),
 )
-"""Name, HU, centre (LPS mm), semi-axes (mm) and turn about z (degrees) of what every head has."""
+"""Name, HU, center (LPS mm), semi-axes (mm) and turn about z (degrees) of what every head has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Ellipsoid:
     center_lps_mm : (3,) float64 array
         LPS mm.
     to_unit : (3, 3) float64 array
-        Maps an offset from the centre, in mm, into the unit ball, 1/mm.
+        Maps an offset from the center, in mm, into the unit ball, 1/mm.
     shortest_mm : float
         The shortest semi-axis, mm.
     """
@@ -68,7 +68,7 @@ class Ellipsoid:
     shortest_mm: float
 
     def radius(self, points_lps_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the distance from the centre in units of the ellipsoid: 1 on its surface."""
+        """Give the distance from the center in units of the ellipsoid: 1 on its surface."""
         offset = points_lps_mm - self.center_lps_mm
         unit = [sum(offset[..., axis] * row[axis] for axis in range(3)) for row in self.to_unit]
         return np.asarray(np.sqrt(unit[0] ** 2 + unit[1] ** 2 + unit[2] ** 2), np.float64)
@@ -85,13 +85,13 @@ class HeadPhantom:
     ventricle_scale : float
         Factor of the ventricles' size.
     bleed_center_mm : tuple of float
-        Centre of the bleed in the average head, LPS mm. Positive x: left.
+        Center of the bleed in the average head, LPS mm. Positive x: left.
     bleed_semi_axes_mm : tuple of float
         Semi-axes of the bleed along (x, y, z) before it is turned, mm.
     turn_deg : tuple of float
         Pose of the head: turns about patient (x, y, z), degrees.
     shift_mm : tuple of float
-        Pose of the head: centre in LPS mm.
+        Pose of the head: center in LPS mm.
     """
 
     scale: Vector = (1.0, 1.0, 1.0)
@@ -163,7 +163,7 @@ class HeadPhantom:
         Parameters
         ----------
         origin_lps_mm : (3,) array
-            Centre of pixel (0, 0), LPS mm.
+            Center of pixel (0, 0), LPS mm.
         row_step_mm, column_step_mm : (3,) array
             From a pixel to the one in the next row, and to the one in the next column, mm.
         shape : tuple of int

@@ -15,7 +15,7 @@ from etl.stack import Stack
 from etl.volume.geometry import Layout
 
 # Far beyond any scanner, and within float32.
-LARGEST_RESCALE = 1e6
+MAX_RESCALE = 1e6
 
 _PROGRAM_BYTES = 150 << 20
 
@@ -30,7 +30,7 @@ def check_rescale(stack: Stack) -> None:
     """
     slices = stack.slices
     # NaN compares false: absent values lack too.
-    usable = (np.abs(slices.slope) <= LARGEST_RESCALE) & (np.abs(slices.intercept) <= LARGEST_RESCALE)
+    usable = (np.abs(slices.slope) <= MAX_RESCALE) & (np.abs(slices.intercept) <= MAX_RESCALE)
     usable &= slices.slope != 0
     lacking = int((~usable).sum())
     if lacking:
@@ -172,7 +172,7 @@ def check_size(stack: Stack, count: tuple[int, int, int], *, limit_mb: int) -> N
         )
 
 
-def memory_bytes(stack: Stack, count: tuple[int, int, int]) -> int:
+def estimated_memory_bytes(stack: Stack, count: tuple[int, int, int]) -> int:
     """Estimate the memory that a worker needs for a stack, from above.
 
     Measured: 250 MB for 256 slices of 512x512 at 256x256x256 voxels, 760 MB for 1500 at 1500x256x256.

@@ -18,13 +18,13 @@ from etl.plan.checks import (
     check_gaps,
     check_rescale,
     check_size,
+    estimated_memory_bytes,
     layout_warnings,
-    memory_bytes,
     stack_digest,
 )
 from etl.plan.default_series import Fact, Score, load_rules, score
 from etl.plan.incomplete_series import find_incomplete
-from etl.plan.selection import exclude
+from etl.plan.selection import exclusion_of
 from etl.plan.split_stacks import check_origin, check_repeats, separate
 from etl.run.ledger import Entry
 from etl.scan.scan import ScanResult
@@ -111,7 +111,7 @@ def make_plan(scan: ScanResult, config: Config) -> Plan:
         if lack is not None:
             settled.append(entry.failed(lack.code, str(lack)))
             continue
-        exclusion = exclude(
+        exclusion = exclusion_of(
             stack,
             min_slices=config.min_slices,
             slice_count=config.slice_count,
@@ -231,7 +231,7 @@ def _task(stack: Stack, entry: Entry, config: Config, config_digest: str) -> Ser
         entry=replace(entry, warnings=(*entry.warnings, *layout_warnings(stack, layout))),
         source_digest=stack_digest(stack),
         config_digest=config_digest,
-        memory_bytes=memory_bytes(stack, grid.count),
+        memory_bytes=estimated_memory_bytes(stack, grid.count),
     )
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from etl.errors import SeriesError
 from etl.stack import Slices
-from etl.volume.geometry import FARTHEST_MM, SAME_POSITION_MM
+from etl.volume.geometry import MAX_POSITION_MM, SAME_POSITION_MM
 
 REPEAT_NAMES = ("Temporal Position", "cardiac phase", "Acquisition Number", "Acquisition Time")
 TIME_COLUMN = 3
-SMALLEST_STACK = 2
+MIN_STACK = 2
 # Parts of one sweep touch or overlap at their ends; repeats of it lie over each other.
 OVERLAP_SHARE = 0.5
 # Slices farther apart than this many of their thickness leave room for those of an interleaved acquisition.
@@ -27,7 +27,7 @@ def drop_copies(slices: Slices, preference: NDArray[np.int64]) -> tuple[NDArray[
     """Keep one of the slices that are the same instance at the same place, with the same rescale and padding.
 
     A folder that was exported twice holds every instance twice, perhaps once compressed. One UID at different
-    places is not a copy but an anonymiser's mistake, and stays; so does one that means other Hounsfield units.
+    places is not a copy but an anonymizer's mistake, and stays; so does one that means other Hounsfield units.
     Whether the pixels are the same is seen when they are read.
 
     Parameters
@@ -43,7 +43,7 @@ def drop_copies(slices: Slices, preference: NDArray[np.int64]) -> tuple[NDArray[
     dropped : (n - m,) int array
         The copies of them.
     """
-    identities = identify(slices)
+    identities = copy_keys(slices)
     kept: dict[tuple[object, ...], int] = {}
     for i in np.argsort(preference, kind="stable"):
         kept.setdefault(identities[i], int(i))
@@ -52,9 +52,9 @@ def drop_copies(slices: Slices, preference: NDArray[np.int64]) -> tuple[NDArray[
     return np.flatnonzero(is_kept), np.flatnonzero(~is_kept)
 
 
-def identify(slices: Slices) -> list[tuple[object, ...]]:
+def copy_keys(slices: Slices) -> list[tuple[object, ...]]:
     """Give for each slice what its copies have too: instance, frame, place, rescale and padding."""
-    near = np.clip(np.nan_to_num(slices.position_lps_mm), -FARTHEST_MM, FARTHEST_MM)
+    near = np.clip(np.nan_to_num(slices.position_lps_mm), -MAX_POSITION_MM, MAX_POSITION_MM)
     places = np.round(near / SAME_POSITION_MM).astype(np.int64).tolist()
     # NaN, which stands for absent, is not equal to itself; its bytes are.
     meaning = np.column_stack([slices.slope, slices.intercept, slices.padding])
@@ -72,7 +72,7 @@ def split_repeats(
     The first attribute that does it decides: temporal position, cardiac phase, acquisition number, acquisition
     time, then two of them together, then the order of the times at each place. Places repeat where positions do.
     Where none does, an attribute splits all the same if its parts lie over each other and are complete without
-    each other: the table of a second time point may stop a fraction of a millimetre further on. No attribute may
+    each other: the table of a second time point may stop a fraction of a millimeter further on. No attribute may
     cut finer than the places repeat, or the slices of a sequential scan, each with a time of its own, would become
     stacks of one.
 
@@ -145,7 +145,7 @@ def _labels(values: NDArray[Any]) -> NDArray[np.intp]:
 def _parts(labels: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     """Give the indices of each label; nothing where some must be alone."""
     count = int(labels.max()) + 1
-    if count * SMALLEST_STACK > len(labels):
+    if count * MIN_STACK > len(labels):
         return []
     return [np.flatnonzero(labels == label) for label in range(count)]
 
@@ -172,7 +172,7 @@ def _in_turn(places: list[int], time: NDArray[np.float64]) -> list[NDArray[np.in
     for i, place in enumerate(places):
         members.setdefault(place, []).append(i)
     counts = {len(found) for found in members.values()}
-    if len(counts) != 1 or len(members) < SMALLEST_STACK or np.isnan(time).any():
+    if len(counts) != 1 or len(members) < MIN_STACK or np.isnan(time).any():
         return None
     if any(len(set(time[found])) < len(found) for found in members.values()):
         return None
@@ -181,7 +181,7 @@ def _in_turn(places: list[int], time: NDArray[np.float64]) -> list[NDArray[np.in
 
 
 def _is_stack(places: list[int]) -> bool:
-    return len(places) >= SMALLEST_STACK and len(set(places)) == len(places)
+    return len(places) >= MIN_STACK and len(set(places)) == len(places)
 
 
 def _places(along_mm: NDArray[np.float64]) -> list[int]:

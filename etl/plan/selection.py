@@ -19,12 +19,12 @@ class Exclusion:
     detail: str
 
 
-def exclude(  # noqa: PLR0911 - one return a rule, in the order of the rules
+def exclusion_of(  # noqa: PLR0911 - one return a rule, in the order of the rules
     stack: Stack, *, min_slices: int, slice_count: int | None, allow_burned_in: bool = True
 ) -> Exclusion | None:
     """Decide whether a stack is a CT volume that the run wants.
 
-    Modality decides, not the SOP Class: anonymisers rewrite the class, and multi-frame secondary captures carry
+    Modality decides, not the SOP Class: anonymizers rewrite the class, and multi-frame secondary captures carry
     converted CT volumes with complete geometry.
 
     Parameters
@@ -53,7 +53,7 @@ def exclude(  # noqa: PLR0911 - one return a rule, in the order of the rules
         return Exclusion(
             "secondary-capture",
             f"SOP Class UID (0008,0016) is {key.sop_class_uid}, Samples per Pixel (0028,0002) is "
-            f"{key.samples_per_pixel}{', with a palette' if has_palette else ''}; a CT image with 1 grey sample "
+            f"{key.samples_per_pixel}{', with a palette' if has_palette else ''}; a CT image with 1 gray sample "
             "is wanted",
         )
     if stack.burned_in_annotation and not allow_burned_in:

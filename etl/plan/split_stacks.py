@@ -14,7 +14,7 @@ from etl.errors import SeriesError
 from etl.plan.checks import is_cut_short
 from etl.plan.repeats import drop_copies, split_repeats
 from etl.stack import Stack
-from etl.volume.geometry import FARTHEST_MM, slice_axes
+from etl.volume.geometry import MAX_POSITION_MM, slice_axes
 
 
 def separate(stacks: Sequence[Stack]) -> list[Stack]:
@@ -87,7 +87,7 @@ def _repeats(stack: Stack) -> list[NDArray[np.intp]]:
 
 def _along_mm(stack: Stack) -> NDArray[np.float64]:
     # What a broken file says may be so large that products overflow; such places are refused later.
-    near = np.clip(stack.slices.position_lps_mm, -10 * FARTHEST_MM, 10 * FARTHEST_MM)
+    near = np.clip(stack.slices.position_lps_mm, -10 * MAX_POSITION_MM, 10 * MAX_POSITION_MM)
     return np.asarray(near @ slice_axes(stack.key.orientation)[0])
 
 

@@ -20,7 +20,7 @@ from etl.dicom.pixels import read_slices
 from etl.digests import software_versions, volume_digest
 from etl.errors import DiskFullError, SeriesError
 from etl.plan.plan import SeriesTask
-from etl.plan.repeats import identify
+from etl.plan.repeats import copy_keys
 from etl.report.montage import Montage, candidate_planes, draw_montage
 from etl.run.ledger import Entry
 from etl.stack import PixelFormat, Stack
@@ -29,7 +29,7 @@ from etl.store.writer import StoreWriter
 from etl.volume.convert import Converted, convert
 from etl.volume.hounsfield import padding_mask, stored_values, to_hounsfield
 from etl.volume.quality import Quality, find_plateau
-from etl.workers.time_limit import Abandoned, Caller
+from etl.workers.time_limit import GivenUp, TimeLimit
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) 
     """
     start = time.perf_counter()
     try:
-        with Caller[Entry](config.time_limit_s) as caller:
+        with TimeLimit[Entry](config.time_limit_s) as caller:
             receipt = Receipt(caller.call(partial(_write, task, config, store_path, lock_token)))
     except SeriesError as error:
         receipt = Receipt(task.entry.failed(error.code, str(error)))
@@ -142,8 +142,8 @@ def check_copies(stack: Stack, *, limit_bytes: int = 4 << 30) -> None:
     """
     if stack.copies is None:
         return
-    kept = {identity: i for i, identity in enumerate(identify(stack.slices))}
-    pairs = [(kept[identity], i) for i, identity in enumerate(identify(stack.copies)) if identity in kept]
+    kept = {identity: i for i, identity in enumerate(copy_keys(stack.slices))}
+    pairs = [(kept[identity], i) for i, identity in enumerate(copy_keys(stack.copies)) if identity in kept]
     others = stack.copies.take([i for _, i in pairs])
     originals = read_slices(
         replace(stack, slices=stack.slices.take([i for i, _ in pairs])), limit_bytes=limit_bytes
@@ -203,7 +203,7 @@ def _declared_padding(
     return above if found is None else found if above is None else found | above
 
 
-def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: Abandoned) -> Entry:
+def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: GivenUp) -> Entry:
     converted, quality = convert_task(task, config)
     entry = replace(task.entry, warnings=(*task.entry.warnings, *quality.warnings()))
     slices = task.stack.slices
@@ -239,8 +239,8 @@ def _draw(converted: Converted) -> Montage:
     planes = candidate_planes(len(converted.volume))
     origin_mm, step_mm = converted.geometry.affine_lps[2, 3], converted.geometry.affine_lps[2, 0]
     return draw_montage(
-        converted.normalisation.to_hu(converted.volume[planes]),
-        window_hu=converted.normalisation.window_hu,
+        converted.normalization.to_hu(converted.volume[planes]),
+        window_hu=converted.normalization.window_hu,
         z_mm=[origin_mm + k * step_mm for k in planes],
         spacing_mm=converted.geometry.spacing_mm[1:],
     )
@@ -249,7 +249,7 @@ def _draw(converted: Converted) -> Montage:
 def _attributes(
     task: SeriesTask, entry: Entry, converted: Converted, quality: Quality, config: Config
 ) -> dict[str, object]:
-    key, normalisation = task.stack.key, converted.normalisation
+    key, normalization = task.stack.key, converted.normalization
     names = ("spacing_mm", "zoom", "native", "max_gap_mm")
     recipe = config.recipe()
     return {
@@ -260,9 +260,9 @@ def _attributes(
             "stack": task.stack.number,
             "geometry": converted.geometry.to_attributes(),
             "normalization": {
-                "window_hu": list(normalisation.window_hu),
-                "center": normalisation.center,
-                "precision_bits": normalisation.precision_bits,
+                "window_hu": list(normalization.window_hu),
+                "center": normalization.center,
+                "precision_bits": normalization.precision_bits,
             },
             "resampling": {name: recipe[name] for name in names},
             "qc": {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from etl.errors import StoreError
-from etl.read.catalogue import read_catalogue
+from etl.read.catalog import read_catalog
 from etl.read.source_slices import SourceSlice
 from etl.read.stored_volume import Volume
 
@@ -118,7 +118,7 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         There is nothing at `path`, it was not written by this package, or its format is newer.
     """
     where = str(path) if "://" in str(path) else str(Path(path).absolute())
-    root, groups = read_catalogue(where)
+    root, groups = read_catalog(where)
     patients: dict[str, Patient] = {}
     for key, (attributes, series) in groups.items():
         # A run that is not finished has series without their patient's group yet.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# Far below any scanner's positioning, far above the rounding of float64 sums of millimetres.
+# Far below any scanner's positioning, far above the rounding of float64 sums of millimeters.
 _TIE_MM = 1e-6
 
 

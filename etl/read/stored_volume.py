@@ -24,13 +24,13 @@ Selection = int | slice | EllipsisType | tuple[int | slice | EllipsisType, ...]
 """What numpy calls basic indexing, without negative steps."""
 
 
-SMALLEST_SHARE = 1e-3
+MIN_SHARE = 1e-3
 
 
 class Volume(VolumeMetadata):
     """One stored volume: a lazy ``(z, y, x)`` float32 array with its geometry.
 
-    Indexing reads the normalised values of the chunks it touches and nothing else; `to_hu` gives Hounsfield
+    Indexing reads the normalized values of the chunks it touches and nothing else; `to_hu` gives Hounsfield
     units. Get one from a `Patient`.
     """
 
@@ -55,7 +55,7 @@ class Volume(VolumeMetadata):
         return (z, y, x)
 
     def __getitem__(self, selection: Selection) -> NDArray[np.float32]:
-        """Read normalised values.
+        """Read normalized values.
 
         Parameters
         ----------
@@ -95,7 +95,7 @@ class Volume(VolumeMetadata):
 
         Returns
         -------
-        (z, y, x) float32 array, normalised
+        (z, y, x) float32 array, normalized
             `axis` has one entry for each index.
         """
         # One contiguous read a layer of chunks: zarr's own selection by list is 15 times slower.
@@ -121,7 +121,7 @@ class Volume(VolumeMetadata):
         float32 array, HU
             Within the window that the store keeps; beyond it HU were clipped.
         """
-        return self.hu_of(self[selection])
+        return self.hu_from(self[selection])
 
     def hu_histogram(self) -> NDArray[np.uint32]:
         """Count the voxels of each Hounsfield unit.
@@ -198,7 +198,7 @@ class Volume(VolumeMetadata):
         positions_mm = [s.position_mm for s in self.source_slices]
         shares = plane_weights(positions_mm, k, origin_mm=origin_mm, step_mm=step_mm, zoom=zoom)
         found = zip(self.source_slices, shares, strict=True)
-        return [(source, float(share)) for source, share in found if abs(share) >= SMALLEST_SHARE]
+        return [(source, float(share)) for source, share in found if abs(share) >= MIN_SHARE]
 
     def nearest_source_slice(self, k: int) -> SourceSlice:
         """Find the DICOM slice nearest to a plane of the volume.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import StoreError
-from etl.volume.normalise import Normalisation
+from etl.volume.normalize import Normalization
 from etl.volume.patient_space import LPS_TO_RAS
 
 
@@ -73,7 +73,7 @@ class VolumeMetadata:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance between voxel centres along (z, y, x), mm."""
+        """Distance between voxel centers along (z, y, x), mm."""
         z, y, x = self._part("geometry")["spacing_mm"]
         return (float(z), float(y), float(x))
 
@@ -95,16 +95,16 @@ class VolumeMetadata:
 
     @property
     def window_hu(self) -> tuple[int, int]:
-        """Hounsfield units that became 0 and 1 before centring."""
+        """Hounsfield units that became 0 and 1 before centering."""
         low, high = self._part("normalization")["window_hu"]
         return (int(low), int(high))
 
-    def hu_of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Convert normalised values of this volume to Hounsfield units (float32, a new array)."""
+    def hu_from(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert normalized values of this volume to Hounsfield units (float32, a new array)."""
         part = self._part("normalization")
-        return Normalisation(self.window_hu, float(part["center"]), part["precision_bits"]).to_hu(values)
+        return Normalization(self.window_hu, float(part["center"]), part["precision_bits"]).to_hu(values)
 
-    def normalised(self, hu: float) -> float:
+    def values_of(self, hu: float) -> float:
         """Convert one value in Hounsfield units to what this volume stores for it, clipping included."""
         low, high = self.window_hu
         return min(max((hu - low) / (high - low), 0.0), 1.0) - float(self._part("normalization")["center"])

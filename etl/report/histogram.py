@@ -18,7 +18,7 @@ WIDTH_PX, HEIGHT_PX = 826, 279
 # Between panels, and around them for labels: tissues stand above, slanted.
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 58, 46, 76, 44, 56
 _SOFT_TISSUE_HU = (-140, 100)
-_MOST_BINS = 300
+_MAX_BINS = 300
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ SOFT_TISSUES = (
     Tissue("fat", -120, -60, "#c7962c"),
     Tissue("water, CSF", 0, 15, "#3a8fd0"),
     Tissue("white matter", 20, 30, "#7d8a99"),
-    Tissue("grey matter", 35, 45, "#b8508a"),
+    Tissue("gray matter", 35, 45, "#b8508a"),
     Tissue("blood (clot)", 55, 85, "#d0493e"),
 )
 
@@ -104,7 +104,7 @@ class _Panel:
         self._low, self._high = window_hu
         self._left, self._width, self._tissues, self._title = left, width, tissues, title
         part = counts[self._low - first_hu : self._high - first_hu + 1].astype(np.float64)
-        self._step = max(1, len(part) // _MOST_BINS)
+        self._step = max(1, len(part) // _MAX_BINS)
         starts = np.arange(0, len(part), self._step)
         self._per_hu = np.add.reduceat(part, starts) / np.diff(np.append(starts, len(part)))
         self._decades = math.log10(max(10.0, self._per_hu.max() * 1.6) / 0.5)

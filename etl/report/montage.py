@@ -123,12 +123,12 @@ def _bounds(wanted: NDArray[np.bool_], pixels: int) -> slice:
 def _tile(hu: NDArray[np.float32], spacing_mm: tuple[float, float], label: str) -> Image.Image:
     """Draw one slice (y, x) to scale, its longer side TILE_PX."""
     low = BRAIN_LEVEL_HU - BRAIN_WIDTH_HU / 2
-    grey = np.clip((hu - low) * (255 / BRAIN_WIDTH_HU), 0, 255).astype(np.uint8)
+    gray = np.clip((hu - low) * (255 / BRAIN_WIDTH_HU), 0, 255).astype(np.uint8)
     height_mm, width_mm = (n * mm for n, mm in zip(hu.shape, spacing_mm, strict=True))
     scale = TILE_PX / max(height_mm, width_mm)
     size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
     canvas = (max(size[0], MIN_TILE_PX), max(size[1], MIN_TILE_PX))
-    picture = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    picture = Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     tile = Image.new("L", canvas)
     tile.paste(picture, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
     draw = ImageDraw.Draw(tile)

@@ -214,7 +214,7 @@ def montage_of(volume: Volume) -> Montage:
     planes = candidate_planes(volume.shape[0])
     origin_mm, step_mm = volume.affine_lps[2, 3], volume.affine_lps[2, 0]
     return draw_montage(
-        volume.hu_of(volume.planes(0, planes)),
+        volume.hu_from(volume.planes(0, planes)),
         window_hu=volume.window_hu,
         z_mm=[origin_mm + k * step_mm for k in planes],
         spacing_mm=volume.spacing_mm[1:],
@@ -241,7 +241,7 @@ def _facts(volume: Volume) -> Facts:
         ("source spacing, mm", _times(geometry["source_spacing_mm"])),
         ("gantry tilt", f"{_plain(geometry['gantry_tilt_deg'])}°"),
         ("window, HU", f"{low_high[0]} to {low_high[1]}"),
-        ("centre", _plain(volume.normalization["center"])),
+        ("center", _plain(volume.normalization["center"])),
     ]
     dicom = volume.dicom
     return facts + [(label, _plain(dicom[name])) for name, label in _DICOM_LABELS.items() if name in dicom]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from etl.scan.scan import ScanResult
 
 # A card is 100 kB of the page: the report of a run shows what it wrote, `ct-etl report` all that is in the store.
-MOST_PICTURES = 200
+MAX_PICTURES = 200
 TRACEBACKS_NAME = "tracebacks.txt"
 
 
@@ -53,7 +53,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class ProcessedRun:
     """What a run has done when its workers are through."""
 
     plan: Plan
@@ -71,13 +71,13 @@ class Outcome:
     """Where workers drew their volumes, by ``<patient key>/<series key>``."""
 
 
-def preview(entries: Iterable[Entry], scan: ScanResult, store_path: str, start: float) -> RunResult:
+def dry_run_result(entries: Iterable[Entry], scan: ScanResult, store_path: str, start: float) -> RunResult:
     """Give the result of a run that writes nothing."""
     ordered = _sorted(entries)
     return RunResult(ordered, _totals(ordered, scan, start, store_path, None))
 
 
-def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float) -> RunResult:
+def finish_run(run: ProcessedRun, writer: StoreWriter, config: Config, start: float) -> RunResult:
     """Write the store's upper levels, the ledger, the totals and the report.
 
     Raises
@@ -85,38 +85,38 @@ def conclude(outcome: Outcome, writer: StoreWriter, config: Config, start: float
     EtlError
         What stopped the run, once everything is written down.
     """
-    recipe, scan, stopped = config.recipe(), outcome.scan, outcome.stopped
+    recipe, scan, stopped = config.recipe(), run.scan, run.stopped
     fingerprint: dict[str, Any] | None = None
     damaged: list[str] = []
     try:
-        fingerprint, damaged = writer.finish(recipe, outcome.plan.default_series)
+        fingerprint, damaged = writer.finish(recipe, run.plan.default_series)
     except DiskFullError as error:
         # The record may lie on another disk, and says what is finished.
         stopped = stopped or error
     for prefix in damaged:
         say(f"{prefix} in the store is damaged and was left out; see ct-etl verify --repair", quiet=False)
-    processed = (_confirmed(receipt.entry, writer) for receipt in outcome.receipts)
-    found = (*outcome.plan.settled, *outcome.unchanged, *processed)
+    processed = (_confirmed(receipt.entry, writer) for receipt in run.receipts)
+    found = (*run.plan.settled, *run.unchanged, *processed)
     entries = _sorted(_with_older(entry, writer) for entry in found)
-    run_dir = outcome.run_dir
+    run_dir = run.run_dir
     totals = {
         **_totals(entries, scan, start, writer.path, run_dir),
         "config": recipe,
         "fingerprint": fingerprint,
         "interrupted": stopped is not None,
-        "pending": outcome.pending,
+        "pending": run.pending,
         "damaged": damaged,
         "report": None if stopped is not None else str(run_dir / REPORT_NAME),
         "unreadable_paths": [str(Path(*item.location)) for item in scan.unreadable],
-        "input_digest": outcome.input_digest,
+        "input_digest": run.input_digest,
         "store_digest": writer.root_digest(),
     }
     write_run(run_dir, entries, totals)
-    _write_tracebacks(run_dir, outcome.receipts)
+    _write_tracebacks(run_dir, run.receipts)
     if isinstance(stopped, EtlError):
         raise stopped
     if stopped is None:
-        _write_report(writer.path, run_dir, entries, totals, outcome.pictures)
+        _write_report(writer.path, run_dir, entries, totals, run.pictures)
     return RunResult(entries, totals, interrupted=stopped is not None)
 
 
@@ -162,7 +162,7 @@ def _write_report(
     from etl.report.page import write_report  # noqa: PLC0415
 
     written = [f"{entry.patient_key}/{entry.series_key}" for entry in entries if entry.outcome == "written"]
-    shown = {node: pictures.get(node) for node in written[:MOST_PICTURES]}
+    shown = {node: pictures.get(node) for node in written[:MAX_PICTURES]}
     lines = [entry.to_json() for entry in entries]
     write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=shown)
 
@@ -239,9 +239,9 @@ def _write_tracebacks(run_dir: Path, receipts: Sequence[Receipt]) -> None:
 
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    return tuple(sorted(entries, key=in_report))
+    return tuple(sorted(entries, key=report_order))
 
 
-def in_report(entry: Entry) -> tuple[str, int, str, str]:
+def report_order(entry: Entry) -> tuple[str, int, str, str]:
     """Give the order of ledger and report."""
     return entry.patient_key, entry.series_number, entry.series_key, entry.detail or ""

@@ -15,7 +15,7 @@ Outcome = Literal["written", "unchanged", "excluded", "failed"]
 LEDGER_NAME = "ledger.jsonl"
 TOTALS_NAME = "run.json"
 # A detail may quote an attribute, and an attribute may have 64 kB.
-LONGEST_DETAIL = 500
+MAX_DETAIL_CHARACTERS = 500
 REPORT_NAME = "report.html"
 
 
@@ -39,11 +39,11 @@ class Entry:
 
     def excluded(self, reason: str, detail: str) -> Entry:
         """Give the entry of a stack that is not wanted."""
-        return replace(self, outcome="excluded", reason=reason, detail=detail[:LONGEST_DETAIL])
+        return replace(self, outcome="excluded", reason=reason, detail=detail[:MAX_DETAIL_CHARACTERS])
 
     def failed(self, reason: str, detail: str) -> Entry:
         """Give the entry of a stack that is wanted and not possible."""
-        return replace(self, outcome="failed", reason=reason, detail=detail[:LONGEST_DETAIL])
+        return replace(self, outcome="failed", reason=reason, detail=detail[:MAX_DETAIL_CHARACTERS])
 
     def to_json(self) -> dict[str, Any]:
         """Give the ledger's line as plain JSON values."""

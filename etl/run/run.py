@@ -18,14 +18,14 @@ from etl.errors import ClusterError, DiskFullError
 from etl.plan.plan import Plan, SeriesTask, make_plan
 from etl.process.series import Receipt, process
 from etl.run.finish import (
-    MOST_PICTURES,
-    Outcome,
+    MAX_PICTURES,
+    ProcessedRun,
     RunResult,
     check_run_dir,
-    conclude,
-    in_report,
+    dry_run_result,
+    finish_run,
     new_run_dir,
-    preview,
+    report_order,
 )
 from etl.run.ledger import Entry
 from etl.run.rerun import input_digest
@@ -39,8 +39,8 @@ from etl.workers.pool import Pool, open_pool
 from etl.workers.progress import metered, say
 
 # Of one message to a worker, which stays below 64 kB with them.
-MOST_SLICES = 512
-MOST_SOURCES = 16
+MAX_SLICES = 512
+MAX_SOURCES = 16
 
 
 def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
@@ -55,9 +55,7 @@ def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: boo
     found: dict[Source, ScanResult] = {}
     with metered("scan", len(sources), quiet=quiet) as meter:
         # What a source holds is not known yet; headers take little.
-        scanned = pool.map(
-            scan_source, sources, limits, share=lambda _: 1 / MOST_SOURCES, memory_bytes=lambda _: 0
-        )
+        scanned = pool.map(scan_source, sources, limits, share=lambda _: 1 / MAX_SOURCES, memory_bytes=lambda _: 0)
         for source, result in scanned:
             found[source] = result or _died_scanning(source)
             meter.advance()
@@ -109,7 +107,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
                 check_patients(Path(store_path), (task.entry.patient_key for task in plan.tasks))
             if lock is None:
                 todo, unchanged = _split_unchanged(plan, writer if exists and not config.overwrite else None)
-                return preview(
+                return dry_run_result(
                     [*plan.settled, *unchanged, *(task.entry for task in todo)], scan, store_path, start
                 )
             writer.prepare(config.recipe(), overwrite=config.overwrite)
@@ -126,10 +124,10 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
             for task in todo
             if task.picture
         }
-        outcome = Outcome(
+        outcome = ProcessedRun(
             plan, scan, tuple(unchanged), tuple(receipts), pending, stopped, state, run_dir, pictures
         )
-        result = conclude(outcome, writer, config, start)
+        result = finish_run(outcome, writer, config, start)
     if pseudonyms is not None and config.deidentify_map is not None:
         write_mapping(Path(config.deidentify_map), pseudonyms)
     return result
@@ -154,13 +152,13 @@ def _folder_of_pictures(run_dir: Path) -> Iterator[Path]:
 
 def _with_pictures(tasks: list[SeriesTask], folder: Path) -> list[SeriesTask]:
     """Have those drawn that the report shows."""
-    ordered = sorted(tasks, key=lambda task: in_report(task.entry))
-    drawn = [replace(task, picture=str(folder / f"{n}.jpg")) for n, task in enumerate(ordered[:MOST_PICTURES])]
-    return drawn + ordered[MOST_PICTURES:]
+    ordered = sorted(tasks, key=lambda task: report_order(task.entry))
+    drawn = [replace(task, picture=str(folder / f"{n}.jpg")) for n, task in enumerate(ordered[:MAX_PICTURES])]
+    return drawn + ordered[MAX_PICTURES:]
 
 
 def _limits(config: Config) -> Limits:
-    return Limits(file_bytes=config.max_file_mb << 20, seconds=config.time_limit_s)
+    return Limits(file_bytes=config.max_file_mb << 20, header_limit_s=config.time_limit_s)
 
 
 def _died_scanning(source: Source) -> ScanResult:
@@ -210,7 +208,7 @@ def _process_all(
                 config,
                 store_path,
                 lock.token,
-                share=lambda task: task.row_count / MOST_SLICES,
+                share=lambda task: task.row_count / MAX_SLICES,
                 memory_bytes=lambda task: task.memory_bytes,
             )
             for task, result in outcomes:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NOT_A_TERMINAL_COLUMNS = 160
 BAR_CHARACTERS = 40
 # Nobody reads more, and a row takes the driver a millisecond.
-MOST_ROWS = 500
+MAX_ROWS = 500
 
 
 def scan_summary(scan: ScanResult, plan: Plan) -> dict[str, Any]:
@@ -113,10 +113,10 @@ def print_run(entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: b
 
 def _shown(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Give all entries, or of many those first that did not come as wanted."""
-    if len(entries) <= MOST_ROWS:
+    if len(entries) <= MAX_ROWS:
         return entries
     ranks = {"failed": 0, "excluded": 1}
-    return sorted((e for e in entries if e.outcome in ranks), key=lambda e: ranks[e.outcome])[:MOST_ROWS]
+    return sorted((e for e in entries if e.outcome in ranks), key=lambda e: ranks[e.outcome])[:MAX_ROWS]
 
 
 def store_summary(store: Store) -> dict[str, Any]:

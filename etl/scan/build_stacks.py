@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from pydicom.dataset import Dataset
 
-from etl.dicom.attributes import allowed_attributes, text
+from etl.dicom.attributes import allowed_attributes, read_text
 from etl.stack import Location, PixelFormat, Slices, Stack, StackKey, common_key
 
 LOSSY_SYNTAXES = frozenset(
@@ -23,7 +23,7 @@ LOSSY_SYNTAXES = frozenset(
 
 
 @dataclass(frozen=True, eq=False)
-class SliceRow:
+class SliceRecord:
     """One slice as its file describes it; the columns of `Slices`, not yet columns."""
 
     key: StackKey
@@ -34,7 +34,7 @@ class SliceRow:
     """The file's header, shared by its frames; attributes are picked from one slice a stack only."""
 
 
-def build_stack(rows: Sequence[SliceRow]) -> Stack:
+def build_stack(rows: Sequence[SliceRecord]) -> Stack:
     """Turn the rows of one stack into columns; the order in which files were found changes nothing."""
     rows = sorted(rows, key=lambda row: (row.columns["sop_instance_uid"], row.columns["frame"], row.location))
     formats = tuple(dict.fromkeys(row.pixel_format for row in rows))
@@ -54,12 +54,12 @@ def build_stack(rows: Sequence[SliceRow]) -> Stack:
         ),
         formats=formats,
         dicom=allowed_attributes(first),
-        convolution_kernel=text(first, "ConvolutionKernel"),
-        description=text(first, "SeriesDescription").lower(),
-        image_type=text(first, "ImageType"),
+        convolution_kernel=read_text(first, "ConvolutionKernel"),
+        description=read_text(first, "SeriesDescription").lower(),
+        image_type=read_text(first, "ImageType"),
         has_contrast=_has_contrast(first),
         lossy=any(_is_lossy(row) for row in rows),
-        burned_in_annotation=any(text(row.dataset, "BurnedInAnnotation").upper() == "YES" for row in rows),
+        burned_in_annotation=any(read_text(row.dataset, "BurnedInAnnotation").upper() == "YES" for row in rows),
     )
 
 
@@ -105,12 +105,12 @@ _DTYPES: dict[str, str] = {
 
 
 def _has_contrast(dataset: Dataset) -> bool:
-    agent = text(dataset, "ContrastBolusAgent").lower()
+    agent = read_text(dataset, "ContrastBolusAgent").lower()
     return agent not in {"", "no", "none", "without", "0"}
 
 
-def _is_lossy(row: SliceRow) -> bool:
+def _is_lossy(row: SliceRecord) -> bool:
     return (
         row.pixel_format.transfer_syntax_uid in LOSSY_SYNTAXES
-        or text(row.dataset, "LossyImageCompression") == "01"
+        or read_text(row.dataset, "LossyImageCompression") == "01"
     )

@@ -23,7 +23,7 @@ from etl.errors import UsageError
 from etl.scan.scan import ScanResult, Unreadable
 from etl.stack import Stack
 
-SHORTEST_KEY_BYTES = 16
+MIN_KEY_BYTES = 16
 OLDEST_AGE_YEARS = 89
 # Text that a person may have typed at the console. Kernel and manufacturer are set by the machine.
 FREE_TEXT_KEYWORDS = frozenset({"BodyPartExamined", "FilterType", "ScanOptions"})
@@ -39,8 +39,8 @@ class Pseudonyms:
     """
 
     def __init__(self, key: bytes) -> None:
-        if len(key) < SHORTEST_KEY_BYTES:
-            raise UsageError(f"the key has {len(key)} bytes; at least {SHORTEST_KEY_BYTES} are needed")
+        if len(key) < MIN_KEY_BYTES:
+            raise UsageError(f"the key has {len(key)} bytes; at least {MIN_KEY_BYTES} are needed")
         self._key = key
         self.patients: dict[str, str] = {}
         """Pseudonym by Patient ID, of all patients that were asked for."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from etl.dicom.attributes import text, whole
+from etl.dicom.attributes import read_int, read_text
 
-LONGEST_UID = 64
+MAX_UID_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,21 @@ class Identity:
     @staticmethod
     def of(dataset: Dataset, source_name: str, folder: str) -> Identity:
         """Read the identity of a file; `source_name` and `folder` stand in for what is absent."""
-        given = text(dataset, "PatientID")
+        given = read_text(dataset, "PatientID")
         patient = given or source_name
         study = uid(dataset, "StudyInstanceUID") or substitute_uid(patient, "study")
         series = uid(dataset, "SeriesInstanceUID")
         if series:
             return Identity(patient, not given, study, series, False)
-        number = str(whole(dataset, "SeriesNumber", 0))
+        number = str(read_int(dataset, "SeriesNumber", 0))
         substitute = substitute_uid(patient, study, source_name, folder, number)
         return Identity(patient, not given, study, substitute, True)
 
 
 def uid(dataset: Dataset, keyword: str) -> str:
     """Give a UID; a longer one than a UI may be (DICOM PS3.5 9.1) is replaced: cut off it might be another's."""
-    given = text(dataset, keyword)
-    return given if len(given) <= LONGEST_UID else substitute_uid(given)
+    given = read_text(dataset, keyword)
+    return given if len(given) <= MAX_UID_CHARACTERS else substitute_uid(given)
 
 
 def substitute_uid(*parts: str) -> str:

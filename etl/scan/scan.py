@@ -18,20 +18,20 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
-from etl.dicom.attributes import text
+from etl.dicom.attributes import read_text
 from etl.dicom.fast_header import Header, QuickReader
 from etl.dicom.inflate import DEFLATED, inflated
 from etl.dicom.sources import Opener, Source, list_members, nested_archive
-from etl.scan.build_stacks import SliceRow, build_stack, join_stacks
-from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, rows_of
+from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks
+from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
 from etl.stack import Location, Stack, StackKey
-from etl.workers.time_limit import Caller
+from etl.workers.time_limit import TimeLimit
 
 Part = TypeVar("Part")
 MAGIC = b"DICM"
 PREAMBLE_BYTES = 128
-SHORTEST_FILE_BYTES = 132
-MOST_IGNORED_PATHS = 100
+MIN_FILE_BYTES = 132
+MAX_IGNORED_PATHS = 100
 # A thread's answers are fetched for so many files at once.
 BATCH_FILES = 256
 # CT, enhanced CT, legacy converted enhanced CT; secondary captures of every kind.
@@ -44,7 +44,7 @@ class Limits:
 
     file_bytes: int = 4 << 30
     """Largest file or zip member, inflated."""
-    seconds: float = 900.0
+    header_limit_s: float = 900.0
     """Longest time for one header."""
 
 
@@ -77,13 +77,13 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
 
     Raises nothing for bad files: what is not DICOM is ignored, what claims to be and cannot be parsed is listed.
     """
-    collector: _Collector[SliceRow] = _Collector()
+    collector: _Collector[SliceRecord] = _Collector()
     ignored: list[Location] = []
     unreadable: list[Unreadable] = []
     problems: list[tuple[str, str]] = []
     nested: list[ScanResult] = []
     files = ignored_files = 0
-    with Caller[list[SliceRow]](limits.seconds) as caller, Opener() as opener:
+    with TimeLimit[list[SliceRecord]](limits.header_limit_s) as caller, Opener() as opener:
         read_rows = _RowReader(opener, source.name, limits)
         for members in _batched(list_members(source, problems)):
             archives = {member: nested_archive(source, member) for member in members}
@@ -96,7 +96,7 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
                     collector.add(row.key, row)
                 if isinstance(error, InvalidDicomError | FileNotFoundError):
                     ignored_files += 1
-                    ignored += [location] * (len(ignored) < MOST_IGNORED_PATHS)
+                    ignored += [location] * (len(ignored) < MAX_IGNORED_PATHS)
                 elif isinstance(error, Exception):
                     # Messages of parsers may quote the file; only their kind is told.
                     unreadable.append(Unreadable(location, source.name, f"{type(error).__name__} in its header"))
@@ -126,7 +126,7 @@ def merge_scans(results: Iterable[ScanResult]) -> ScanResult:
     for stack in _with_patients(found):
         collector.add(stack.key, stack)
     joined = tuple(join_stacks(parts) for _, parts in collector.groups())
-    return ScanResult(joined, ignored_files, tuple(ignored[:MOST_IGNORED_PATHS]), tuple(unreadable), files)
+    return ScanResult(joined, ignored_files, tuple(ignored[:MAX_IGNORED_PATHS]), tuple(unreadable), files)
 
 
 def _with_patients(stacks: Sequence[Stack]) -> Iterator[Stack]:
@@ -157,14 +157,14 @@ class _RowReader:
     def __init__(self, opener: Opener, source_name: str, limits: Limits) -> None:
         self._opener, self._source_name, self._limits = opener, source_name, limits
         self._reader = QuickReader(HEADER_TAGS, HEADER_SEQUENCES, FREE_TAGS)
-        self._siblings: dict[tuple[int, str], SliceRow] = {}
+        self._siblings: dict[tuple[int, str], SliceRecord] = {}
 
-    def __call__(self, location: Location) -> list[SliceRow]:
+    def __call__(self, location: Location) -> list[SliceRecord]:
         file_bytes, limits = self._opener.size_bytes(location), self._limits
         if file_bytes > limits.file_bytes:
             raise ValueError(f"{file_bytes} bytes; allowed are {limits.file_bytes}")
         with self._opener.open(location) as stream:
-            start = stream.read(SHORTEST_FILE_BYTES)
+            start = stream.read(MIN_FILE_BYTES)
             has_magic = start[PREAMBLE_BYTES:] == MAGIC
             if not has_magic and not _may_lack_preamble(start):
                 raise InvalidDicomError
@@ -177,11 +177,11 @@ class _RowReader:
                     header = _read_header(stream, limits, has_magic=has_magic)
                 return self._rows(header, location, file_bytes)
 
-    def _rows(self, header: Header, location: Location, file_bytes: int) -> list[SliceRow]:
+    def _rows(self, header: Header, location: Location, file_bytes: int) -> list[SliceRecord]:
         folder = str(PurePosixPath(location.member.replace("\\", "/")).parent)
         # The folder stands in for identifiers that are absent.
         kind = header.alike, folder
-        rows = rows_of(
+        rows = records_of(
             header.dataset,
             transfer_syntax_uid=header.transfer_syntax_uid,
             location=location,
@@ -209,19 +209,19 @@ def _read_header(stream: BinaryIO, limits: Limits, *, has_magic: bool) -> Header
     offset, length = _pixel_position(content, dataset)
     if offset < 0 and _is_image(dataset):
         raise EOFError("the file ends before Pixel Data (7FE0,0010)")
-    syntax = DEFLATED if content is not stream else text(dataset.file_meta, "TransferSyntaxUID")
+    syntax = DEFLATED if content is not stream else read_text(dataset.file_meta, "TransferSyntaxUID")
     return Header(dataset, syntax, offset, length)
 
 
 def _is_image(dataset: Dataset) -> bool:
     """Whether an object should have pixels; one that does not even say what it is was cut off."""
-    sop_class = text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID")
+    sop_class = read_text(dataset, "SOPClassUID") or read_text(dataset.file_meta, "MediaStorageSOPClassUID")
     return sop_class == "" or sop_class.startswith(IMAGE_SOP_CLASSES)
 
 
 def _may_lack_preamble(start: bytes) -> bool:
     """Whether a file may begin with its first element: group 0002 or 0008, either byte order."""
-    return start[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02") and len(start) == SHORTEST_FILE_BYTES
+    return start[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02") and len(start) == MIN_FILE_BYTES
 
 
 def _pixel_position(stream: BinaryIO, dataset: Dataset) -> tuple[int, int]:

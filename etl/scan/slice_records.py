@@ -13,9 +13,9 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from etl.dicom.attributes import ALLOWED_KEYWORDS, number, numbers, text, value, whole
+from etl.dicom.attributes import ALLOWED_KEYWORDS, read_float, read_floats, read_int, read_text, read_value
 from etl.dicom.inflate import DEFLATED
-from etl.scan.build_stacks import SliceRow
+from etl.scan.build_stacks import SliceRecord
 from etl.scan.identity import Identity, substitute_uid, uid
 from etl.stack import Location, PixelFormat, StackKey
 
@@ -73,14 +73,14 @@ _DECIDING_KEYWORDS = (
 FREE_TAGS = frozenset(int(Tag(k)) for k in {*_SLICE_KEYWORDS, *ALLOWED_KEYWORDS}.difference(_DECIDING_KEYWORDS))
 """Files that differ in no other tag of `HEADER_TAGS` give equal rows but for what `_own_columns` reads."""
 # Far above any scan; each frame costs a row.
-MOST_FRAMES = 100_000
+MAX_FRAMES = 100_000
 # The head of a fragment; no frame takes less.
-LEAST_FRAME_BYTES = 8
+MIN_FRAME_BYTES = 8
 # No deflate stream holds more (zlib.net, "Maximum Compression Factor").
 DEFLATE_RATIO = 1032
 
 
-def rows_of(
+def records_of(
     dataset: Dataset,
     *,
     transfer_syntax_uid: str,
@@ -91,8 +91,8 @@ def rows_of(
     pixel_length: int,
     file_bytes: int,
     crc32: int,
-    sibling: SliceRow | None = None,
-) -> list[SliceRow]:
+    sibling: SliceRecord | None = None,
+) -> list[SliceRecord]:
     """Turn a header into one row a frame.
 
     Parameters
@@ -108,7 +108,7 @@ def rows_of(
         Folder of the file within its source; identifies the series where UIDs are absent.
     pixel_offset, pixel_length, file_bytes, crc32 : int
         As in `Slices`.
-    sibling : SliceRow, optional
+    sibling : SliceRecord, optional
         The one row of a file of the same folder that differs in nothing but `FREE_TAGS`.
     """
     file_columns = {
@@ -120,26 +120,26 @@ def rows_of(
     if sibling is not None:
         own = _own_columns(dataset, (), sibling.key.series_instance_uid, location)
         return [
-            SliceRow(
+            SliceRecord(
                 sibling.key, sibling.pixel_format, {**sibling.columns, **file_columns, **own}, location, dataset
             )
         ]
     # Names on disk need not be UTF-8; what stands in for a Patient ID has to be.
     source_name = source_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     identity = Identity.of(dataset, source_name, folder)
-    frames = max(1, whole(dataset, "NumberOfFrames", 1))
-    shared = _first(value(dataset, "SharedFunctionalGroupsSequence"))
-    per_frame = value(dataset, "PerFrameFunctionalGroupsSequence") or ()
+    frames = max(1, read_int(dataset, "NumberOfFrames", 1))
+    shared = _first(read_value(dataset, "SharedFunctionalGroupsSequence"))
+    per_frame = read_value(dataset, "PerFrameFunctionalGroupsSequence") or ()
     pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
     room_bytes = file_bytes * (DEFLATE_RATIO if transfer_syntax_uid == DEFLATED else 1)
-    allowed = min(MOST_FRAMES, max(1, room_bytes // LEAST_FRAME_BYTES))
+    allowed = min(MAX_FRAMES, max(1, room_bytes // MIN_FRAME_BYTES))
     if frames > allowed:
         raise ValueError(f"Number of Frames (0028,0008) is {frames}; {file_bytes} bytes may hold {allowed}")
     rows = []
     for index in range(frames):
         groups = [per_frame[index] if index < len(per_frame) else None, shared]
         rows.append(
-            SliceRow(
+            SliceRecord(
                 key=_stack_key(dataset, identity, groups, has_pixels=pixel_length != 0),
                 pixel_format=pixel_format,
                 columns={
@@ -161,23 +161,23 @@ def _stack_key(
     orientation = _grouped(dataset, groups, "PlaneOrientationSequence", "ImageOrientationPatient")
     spacing = _grouped(dataset, groups, "PixelMeasuresSequence", "PixelSpacing")
     transformation = _macro(groups, "PixelValueTransformationSequence")
-    rescale_type = text(transformation if transformation is not None else dataset, "RescaleType")
+    rescale_type = read_text(transformation if transformation is not None else dataset, "RescaleType")
     frame = _macro(groups, "CTImageFrameTypeSequence")
-    frame_type = "" if frame is None else text(frame, "FrameType")
+    frame_type = "" if frame is None else read_text(frame, "FrameType")
     return StackKey(
         patient_id=identity.patient_id,
         study_instance_uid=identity.study,
         series_instance_uid=identity.series,
-        series_number=whole(dataset, "SeriesNumber", 0),
-        sop_class_uid=text(dataset, "SOPClassUID"),
-        modality=text(dataset, "Modality"),
-        rows=whole(dataset, "Rows", 0),
-        columns=whole(dataset, "Columns", 0),
-        samples_per_pixel=whole(dataset, "SamplesPerPixel", 1),
+        series_number=read_int(dataset, "SeriesNumber", 0),
+        sop_class_uid=read_text(dataset, "SOPClassUID"),
+        modality=read_text(dataset, "Modality"),
+        rows=read_int(dataset, "Rows", 0),
+        columns=read_int(dataset, "Columns", 0),
+        samples_per_pixel=read_int(dataset, "SamplesPerPixel", 1),
         orientation=orientation,
         pixel_spacing_mm=spacing,
         rescale_type=rescale_type.upper() or "HU",
-        is_localizer="LOCALIZER" in f"{text(dataset, 'ImageType')} {frame_type}".upper(),
+        is_localizer="LOCALIZER" in f"{read_text(dataset, 'ImageType')} {frame_type}".upper(),
         has_pixels=has_pixels,
         patient_id_from_path=identity.from_path,
         series_uid_from_path=identity.series_from_path,
@@ -190,14 +190,14 @@ def _pixel_format(dataset: Dataset, syntax: str, frames: int) -> PixelFormat:
         syntax = "1.2.840.10008.1.2" if implicit else f"1.2.840.10008.1.2.{1 if little else 2}"
     return PixelFormat(
         transfer_syntax_uid=syntax,
-        rows=whole(dataset, "Rows", 0),
-        columns=whole(dataset, "Columns", 0),
-        samples_per_pixel=whole(dataset, "SamplesPerPixel", 1),
-        bits_allocated=whole(dataset, "BitsAllocated", -1),
-        bits_stored=whole(dataset, "BitsStored", -1),
-        high_bit=whole(dataset, "HighBit", -1),
-        pixel_representation=whole(dataset, "PixelRepresentation", -1),
-        photometric_interpretation=text(dataset, "PhotometricInterpretation"),
+        rows=read_int(dataset, "Rows", 0),
+        columns=read_int(dataset, "Columns", 0),
+        samples_per_pixel=read_int(dataset, "SamplesPerPixel", 1),
+        bits_allocated=read_int(dataset, "BitsAllocated", -1),
+        bits_stored=read_int(dataset, "BitsStored", -1),
+        high_bit=read_int(dataset, "HighBit", -1),
+        pixel_representation=read_int(dataset, "PixelRepresentation", -1),
+        photometric_interpretation=read_text(dataset, "PhotometricInterpretation"),
         number_of_frames=frames,
     )
 
@@ -210,19 +210,19 @@ def _own_columns(
     position = _grouped(dataset, groups, "PlanePositionSequence", "ImagePositionPatient")
     content = _macro(groups, "FrameContentSequence")
     frame = content if content is not None else dataset
-    temporal = number(frame, "TemporalPositionIndex"), number(dataset, "TemporalPositionIdentifier")
+    temporal = read_float(frame, "TemporalPositionIndex"), read_float(dataset, "TemporalPositionIdentifier")
     cardiac = _macro(groups, "CardiacSynchronizationSequence")
     phase = cardiac if cardiac is not None else dataset
-    acquisition = number(frame, "FrameAcquisitionNumber"), number(dataset, "AcquisitionNumber")
+    acquisition = read_float(frame, "FrameAcquisitionNumber"), read_float(dataset, "AcquisitionNumber")
     return {
         "sop_instance_uid": own_uid.encode("ascii", "replace"),
-        "instance_number": whole(dataset, "InstanceNumber", -1),
+        "instance_number": read_int(dataset, "InstanceNumber", -1),
         "position_lps_mm": position if len(position) == 3 else (math.nan,) * 3,
         "repeat": (
             _either(*temporal),
-            _either(number(phase, "NominalPercentageOfCardiacPhase"), number(dataset, "TriggerTime")),
+            _either(read_float(phase, "NominalPercentageOfCardiacPhase"), read_float(dataset, "TriggerTime")),
             _either(*acquisition),
-            _either(number(dataset, "AcquisitionTime"), number(dataset, "AcquisitionDateTime")),
+            _either(read_float(dataset, "AcquisitionTime"), read_float(dataset, "AcquisitionDateTime")),
         ),
     }
 
@@ -232,9 +232,9 @@ def _frame_columns(dataset: Dataset, groups: Sequence[Dataset | None]) -> dict[s
     rescale = transformation if transformation is not None else dataset
     thickness = _grouped(dataset, groups, "PixelMeasuresSequence", "SliceThickness")
     return {
-        "slope": number(rescale, "RescaleSlope"),
-        "intercept": number(rescale, "RescaleIntercept"),
-        "padding": (number(dataset, "PixelPaddingValue"), number(dataset, "PixelPaddingRangeLimit")),
+        "slope": read_float(rescale, "RescaleSlope"),
+        "intercept": read_float(rescale, "RescaleIntercept"),
+        "padding": (read_float(dataset, "PixelPaddingValue"), read_float(dataset, "PixelPaddingRangeLimit")),
         "thickness_mm": thickness[0] if thickness else math.nan,
     }
 
@@ -249,10 +249,10 @@ def _first(sequence: object) -> Dataset | None:
 
 def _macro(groups: Sequence[Dataset | None], keyword: str) -> Dataset | None:
     """First item of a functional group macro: the frame's own, else the shared one."""
-    found = (_first(value(group, keyword)) for group in groups if group is not None)
+    found = (_first(read_value(group, keyword)) for group in groups if group is not None)
     return next((item for item in found if item is not None), None)
 
 
 def _grouped(dataset: Dataset, groups: Sequence[Dataset | None], macro: str, keyword: str) -> tuple[float, ...]:
     item = _macro(groups, macro)
-    return numbers(item, keyword) if item is not None and keyword in item else numbers(dataset, keyword)
+    return read_floats(item, keyword) if item is not None and keyword in item else read_floats(dataset, keyword)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
-LONGEST_KEY = 64
-LONGEST_STEM = 48
+MAX_KEY_CHARACTERS = 64
+MAX_STEM_CHARACTERS = 48
 _ALLOWED = re.compile(r"[A-Za-z0-9._-]+")
 _WINDOWS_DEVICES = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)}
@@ -28,14 +28,14 @@ def patient_key(patient_id: str) -> str:
     '.._x-d6b96a97'
     """
     if (
-        len(patient_id) <= LONGEST_KEY
+        len(patient_id) <= MAX_KEY_CHARACTERS
         and _ALLOWED.fullmatch(patient_id)
         and not patient_id.startswith((".", "__"))
         and patient_id.lower() not in _RESERVED
         and patient_id.lower().split(".")[0] not in _WINDOWS_DEVICES
     ):
         return patient_id
-    stem = re.sub(r"[^A-Za-z0-9._-]", "_", patient_id)[:LONGEST_STEM]
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", patient_id)[:MAX_STEM_CHARACTERS]
     return f"{stem}-{_digest(patient_id)}"
 
 

@@ -22,7 +22,7 @@ from etl.store.encoding import entry_digest
 from etl.store.inventory import METADATA, Inventory, is_own_key, is_partial, read_json, take_inventory
 from etl.store.keys import patient_key
 
-SHORTEST_IDENTIFIER = 4
+MIN_IDENTIFIER = 4
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str
         ):
             wanted[uid] = "a UID"
         wanted[key.patient_id.encode("utf-8", "replace")] = "a Patient ID"
-    wanted = {text: kind for text, kind in wanted.items() if len(text) >= SHORTEST_IDENTIFIER}
+    wanted = {text: kind for text, kind in wanted.items() if len(text) >= MIN_IDENTIFIER}
     for path in sorted(store.rglob("*")):
         name = path.relative_to(store).as_posix()
         content = name.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The science on one screen: slices in, a normalised volume and its geometry out."""
+"""The science on one screen: slices in, a normalized volume and its geometry out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from etl.volume.geometry import Layout
 from etl.volume.grid import Triple, make_grid
 from etl.volume.hounsfield import AIR_HU
-from etl.volume.normalise import Normalisation, normalise
+from etl.volume.normalize import Normalization, normalize
 from etl.volume.patient_space import Geometry
 from etl.volume.resample import resample_stack
 from etl.volume.validity import OUTSIDE, ValidityMap
@@ -20,16 +20,16 @@ from etl.volume.validity import OUTSIDE, ValidityMap
 
 @dataclass(frozen=True, eq=False)
 class Converted:
-    """A normalised volume and what it takes to read it.
+    """A normalized volume and what it takes to read it.
 
     Parameters
     ----------
     volume : (z, y, x) float32 array
-        Normalised values.
+        Normalized values.
     geometry : Geometry
-    normalisation : Normalisation
+    normalization : Normalization
     histogram : uint32 array
-        Voxels per HU, as `normalise` counts them.
+        Voxels per HU, as `normalize` counts them.
     validity : (z, y, x) uint8 array or None
         0 outside the scanned field or padding, 1 measured, 2 interpolated across a lost slice; None: all measured.
     position_mm : (n,) float64 array
@@ -39,7 +39,7 @@ class Converted:
 
     volume: NDArray[np.float32]
     geometry: Geometry
-    normalisation: Normalisation
+    normalization: Normalization
     histogram: NDArray[np.uint32]
     validity: NDArray[np.uint8] | None
     position_mm: NDArray[np.float64]
@@ -55,7 +55,7 @@ def convert(
     center: float | Literal["volume", "none"],
     precision_bits: int | Literal["full"],
 ) -> Converted:
-    """Resample a stack of slices to its grid and normalise it.
+    """Resample a stack of slices to its grid and normalize it.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def convert(
     spacing_mm, zoom : (z, y, x) floats, optional
         The grid, see `make_grid`.
     window, center, precision_bits
-        See `normalise`.
+        See `normalize`.
 
     Raises
     ------
@@ -89,11 +89,11 @@ def convert(
     if validity is not None and by_spacing:
         own[validity == OUTSIDE] = AIR_HU
     volume = own.transpose(grid.permutation)
-    normalisation, histogram = normalise(volume, window=window, center=center, precision_bits=precision_bits)
+    normalization, histogram = normalize(volume, window=window, center=center, precision_bits=precision_bits)
     return Converted(
         volume=volume,
         geometry=grid.geometry,
-        normalisation=normalisation,
+        normalization=normalization,
         histogram=histogram,
         validity=None if validity is None else validity.transpose(grid.permutation),
         position_mm=_position_mm(grid.geometry, grid.plane_of_slice),

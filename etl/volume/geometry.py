@@ -17,13 +17,13 @@ from etl.errors import SeriesError
 
 # Image Position is a decimal string: scanners print two to six decimals, so closer positions are the same one.
 SAME_POSITION_MM = 0.01
-# A kilometre: no table reaches it.
-FARTHEST_MM = 1e6
+# A kilometer: no table reaches it.
+MAX_POSITION_MM = 1e6
 # From micro-CT to a projection of the whole body.
 PIXEL_SPACING_MM = (1e-3, 100.0)
 # Two parts of a scan may meet anywhere, but only where they meet; slices are never planned so close.
 CLOSE_SHARE = 0.05
-CLOSE_MOST_SHARE = 0.4
+CLOSE_MAX_SHARE = 0.4
 MISSING_GAP_RATIO = 1.5
 MISSING_RUN_RATIO = 2.5
 IRREGULAR_SHARE = 0.02
@@ -45,7 +45,7 @@ class Layout:
     axes : (3, 3) float64 array
         Rows are unit LPS directions: the slice normal, from row to row, from column to column.
     offset_mm : (n, 3) float64 array
-        Centre of each ordered slice's first pixel, in the frame of `axes`, mm. Column 0 increases strictly.
+        Center of each ordered slice's first pixel, in the frame of `axes`, mm. Column 0 increases strictly.
     row_spacing_mm, column_spacing_mm : float
         Pixel Spacing (0028,0030).
     rows, columns : int
@@ -68,7 +68,7 @@ class Layout:
 
     @cached_property
     def gaps_mm(self) -> NDArray[np.float64]:
-        """Distances between neighbours along the normal, (n - 1,)."""
+        """Distances between neighbors along the normal, (n - 1,)."""
         return np.diff(self.offset_mm[:, 0])
 
     @cached_property
@@ -139,7 +139,7 @@ def lay_out(
     Parameters
     ----------
     position_lps_mm : (n, 3) float64 array
-        Image Position (Patient) (0020,0032): centre of the first pixel.
+        Image Position (Patient) (0020,0032): center of the first pixel.
     orientation : tuple of six floats
         Image Orientation (Patient) (0020,0037).
     pixel_spacing_mm : tuple of two floats
@@ -163,11 +163,11 @@ def lay_out(
             f"Pixel Spacing (0028,0030) is {pixel_spacing_mm}; two numbers from {PIXEL_SPACING_MM[0]} to "
             f"{PIXEL_SPACING_MM[1]} mm are needed",
         )
-    lacking = np.asarray(~(np.abs(position_lps_mm) <= FARTHEST_MM).all(axis=1))
+    lacking = np.asarray(~(np.abs(position_lps_mm) <= MAX_POSITION_MM).all(axis=1))
     if lacking.any():
         raise SeriesError(
             "missing-geometry",
-            f"Image Position (0020,0032) is absent or beyond {FARTHEST_MM:.0e} mm in {int(lacking.sum())} of "
+            f"Image Position (0020,0032) is absent or beyond {MAX_POSITION_MM:.0e} mm in {int(lacking.sum())} of "
             f"{len(lacking)} slices",
         )
     offset_mm = position_lps_mm @ axes.T
@@ -201,7 +201,7 @@ def _refuse_close(gaps_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64
     known = thickness_mm[np.isfinite(thickness_mm)]
     usual = float(np.median(known)) if len(known) else float(np.quantile(gaps_mm, 0.75))
     close = int((gaps_mm < CLOSE_SHARE * usual).sum())
-    if close > max(1, CLOSE_MOST_SHARE * len(gaps_mm)):
+    if close > max(1, CLOSE_MAX_SHARE * len(gaps_mm)):
         raise SeriesError(
             "duplicate-positions",
             f"{close} of {len(gaps_mm)} gaps are below {CLOSE_SHARE * usual:.3f} mm where slices are {usual:.3f} "
@@ -221,7 +221,7 @@ def find_missing(gaps_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64]
     ----------
     gaps_mm : (n - 1,) float64 array
     thickness_mm : (n,) float64 array
-        NaN where absent; then only the neighbours tell.
+        NaN where absent; then only the neighbors tell.
 
     Returns
     -------
@@ -270,8 +270,8 @@ def _tilt_deg(offset_mm: NDArray[np.float64]) -> float:
     """Angle between the normal and the line through the slices' first pixels, signed by the row direction."""
     if len(offset_mm) < 2:
         return 0.0
-    centred = offset_mm - offset_mm.mean(axis=0)
-    along, rows, columns = centred.T
+    centered = offset_mm - offset_mm.mean(axis=0)
+    along, rows, columns = centered.T
     slope_rows = float(along @ rows / (along @ along))
     slope_columns = float(along @ columns / (along @ along))
     angle = float(np.degrees(np.arctan(np.hypot(slope_rows, slope_columns))))

@@ -2,10 +2,10 @@
 
 Alignment, stated once:
 
-* ``spacing_mm``: in plane the field of view (pixel edges) keeps its centre and holds ``round(extent / spacing)``
+* ``spacing_mm``: in plane the field of view (pixel edges) keeps its center and holds ``round(extent / spacing)``
   voxels; along the normal the first plane lies on the first slice and the last one not beyond the last slice.
   The frame is the slices' own, so a tilted stack becomes an orthogonal volume that covers all of it.
-* ``zoom``: `scipy.ndimage.zoom`'s: the centres of the outer voxels stay where they are.
+* ``zoom``: `scipy.ndimage.zoom`'s: the centers of the outer voxels stay where they are.
 * Neither: the scanner's own voxels.
 
 Axes are permuted and flipped, never interpolated, so that z grows to Superior, y to Posterior and x to Left, as
@@ -55,7 +55,7 @@ class Grid:
     count : tuple of int
         Output samples along each own axis.
     first_mm : (3,) float64 array
-        Centre of output voxel (0, 0, 0) in the frame of `Layout.axes`.
+        Center of output voxel (0, 0, 0) in the frame of `Layout.axes`.
     advance_mm : (3, 3) float64 array
         Row a is the step along own axis a, in that frame. Diagonal but for a sheared native stack; a negative
         diagonal entry is a flip.

@@ -1,10 +1,10 @@
 """Axis order and patient space: said here once, true everywhere in the package.
 
 * Arrays are ``(z, y, x)`` = (slices, rows, columns); an index is ``(k, j, i)``.
-* Patient space is DICOM's: millimetres, x to the patient's Left, y to Posterior, z to Superior ("LPS",
+* Patient space is DICOM's: millimeters, x to the patient's Left, y to Posterior, z to Superior ("LPS",
   DICOM PS3.3 C.7.6.2.1.1). Names say so: ``position_lps_mm``, ``affine_lps``.
 * ``affine_lps`` maps the homogeneous index ``(k, j, i, 1)`` to ``(x, y, z, 1)`` in LPS mm; its last column is
-  the centre of voxel (0, 0, 0).
+  the center of voxel (0, 0, 0).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Geometry:
     shape : tuple of int
         (z, y, x).
     spacing_mm : tuple of float
-        Distance between voxel centres along (z, y, x), mm.
+        Distance between voxel centers along (z, y, x), mm.
     affine_lps : (4, 4) float64 array
         From (k, j, i, 1) to LPS mm.
     source_shape : tuple of int

@@ -230,7 +230,7 @@ class _Scratch:
         self._arrays: dict[tuple[str, tuple[int, int], np.dtype[np.floating]], NDArray[np.floating]] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.floating]) -> NDArray[np.floating]:
-        """Give the array of a name, uninitialised."""
+        """Give the array of a name, uninitialized."""
         key = (name, (shape[0], shape[1]), dtype)
         if key not in self._arrays:
             self._arrays[key] = np.empty(shape, dtype)

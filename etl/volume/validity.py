@@ -13,7 +13,7 @@ from etl.volume.hounsfield import AIR_HU
 
 OUTSIDE, MEASURED, INTERPOLATED = 0, 1, 2
 # Rounding; a share of 1e-4 of the step from tissue to air would be 0.1 HU already.
-SMALLEST_WEIGHT = 1e-6
+MIN_WEIGHT = 1e-6
 
 
 class ValidityMap:
@@ -75,7 +75,7 @@ class ValidityMap:
         valid = self._valid_of(rows, columns, padded)
         if self._valid is None:
             self._valid = np.ones(self._count, bool)
-        for plane in np.flatnonzero(np.abs(self._across[:, k]) > SMALLEST_WEIGHT).tolist():
+        for plane in np.flatnonzero(np.abs(self._across[:, k]) > MIN_WEIGHT).tolist():
             # Once is enough for slices of one mask and grid.
             if self._noted.get(plane) is not valid:
                 self._valid[plane] &= valid

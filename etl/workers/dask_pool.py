@@ -106,7 +106,7 @@ class DaskPool:
                 deadly += ((item,) for item in batch)
             else:
                 yield from zip(batch, results, strict=True)
-        # Once more, one at a time: memory that ran out among neighbours may do for one alone.
+        # Once more, one at a time: memory that ran out among neighbors may do for one alone.
         for (item,), results in calls.windowed(deadly, 1):
             yield item, None if results is None else results[0]
 
@@ -187,7 +187,7 @@ def _call_each(function: Callable[..., Result], batch: Sequence[Item], *shared: 
 
 
 def _batched(items: Sequence[Item], share: Callable[[Item], float], most: int) -> Iterator[tuple[Item, ...]]:
-    """Put neighbours together, at most so many and not beyond one whole message."""
+    """Put neighbors together, at most so many and not beyond one whole message."""
     batch: list[Item] = []
     filled = 0.0
     for item in items:

@@ -17,11 +17,11 @@ _Answer = tuple[Result | None, BaseException | None]
 LOOK_S = 0.5
 
 
-class Abandoned(threading.Event):
+class GivenUp(threading.Event):
     """Set once nobody waits for a call any more; what would be published is then thrown away."""
 
 
-class Caller(Generic[Result]):
+class TimeLimit(Generic[Result]):
     """Makes calls on a thread of its own and stops waiting after a time limit.
 
     A call that never returns keeps its thread, which is a daemon and ends with the process; the next call gets a
@@ -38,14 +38,14 @@ class Caller(Generic[Result]):
         self._limit_s = limit_s
         self._calls: _Calls | None = None
 
-    def __enter__(self) -> Caller[Result]:
+    def __enter__(self) -> TimeLimit[Result]:
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._calls is not None:
             self._calls.put(None)
 
-    def call(self, function: Callable[[Abandoned], Result]) -> Result:
+    def call(self, function: Callable[[GivenUp], Result]) -> Result:
         """Call ``function(abandoned)``.
 
         Raises
@@ -59,7 +59,7 @@ class Caller(Generic[Result]):
         return result  # type: ignore[return-value]  # an answer without an error is a result
 
     def call_each(
-        self, function: Callable[[Abandoned, Given], Result], given: Sequence[Given]
+        self, function: Callable[[GivenUp, Given], Result], given: Sequence[Given]
     ) -> list[_Answer[Result]]:
         """Call ``function(abandoned, item)`` for one item after the other, the limit for each.
 
@@ -76,10 +76,10 @@ class Caller(Generic[Result]):
         return answers
 
     def _call_until_one_hangs(
-        self, function: Callable[[Abandoned, Given], Result], given: Sequence[Given]
+        self, function: Callable[[GivenUp, Given], Result], given: Sequence[Given]
     ) -> list[_Answer[Result]]:
         answers: list[_Answer[Result]] = []
-        abandoned, finished = Abandoned(), threading.Event()
+        abandoned, finished = GivenUp(), threading.Event()
 
         def attempt() -> None:
             for item in given:

@@ -1,4 +1,4 @@
-"""Window, centre and round a volume; count its Hounsfield units on the way."""
+"""Window, center and round a volume; count its Hounsfield units on the way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """How stored values map back: ``hu = (value + center) * (high - low) + low``."""
 
     window_hu: tuple[int, int]
@@ -26,13 +26,13 @@ class Normalisation:
         return hu
 
 
-def normalise(
+def normalize(
     hu: NDArray[np.float32],
     *,
     window: tuple[int, int],
     center: float | Literal["volume", "none"],
     precision_bits: int | Literal["full"],
-) -> tuple[Normalisation, NDArray[np.uint32]]:
+) -> tuple[Normalization, NDArray[np.uint32]]:
     """Turn Hounsfield units into what is stored, in place.
 
     Values become ``(clip(hu, low, high) - low) / (high - low) - center``, rounded to a multiple of
@@ -41,7 +41,7 @@ def normalise(
     Parameters
     ----------
     hu : (z, y, x) float32 array, HU
-        Overwritten with the normalised values. One plane at a time is widened to float64.
+        Overwritten with the normalized values. One plane at a time is widened to float64.
     window : (low, high), whole HU
     center : float, "volume" or "none"
         What is subtracted; "volume" is the mean of the windowed volume.
@@ -49,8 +49,8 @@ def normalise(
 
     Returns
     -------
-    Normalisation
-        With the centre that was subtracted.
+    Normalization
+        With the center that was subtracted.
     (high - low + 1,) uint32 array
         Bin b counts the voxels whose stored value rounds to ``low + b`` HU; clipped voxels are in the end bins.
     """
@@ -61,14 +61,14 @@ def normalise(
         subtracted = (total / hu.size - low) / width
     else:
         subtracted = 0.0 if center == "none" else float(center)
-    normalisation = Normalisation((low, high), subtracted, precision_bits)
+    normalization = Normalization((low, high), subtracted, precision_bits)
     if precision_bits == "full":
-        return normalisation, _keep_every_bit(hu, low, width, subtracted)
-    return normalisation, _round(hu, low, width, subtracted, 2.0**precision_bits)
+        return normalization, _keep_every_bit(hu, low, width, subtracted)
+    return normalization, _round(hu, low, width, subtracted, 2.0**precision_bits)
 
 
 def _round(hu: NDArray[np.float32], low: int, width: float, subtracted: float, steps: float) -> NDArray[np.uint32]:
-    """Normalise to whole steps in place; the steps are counted, and only the counts turned into HU."""
+    """Normalize to whole steps in place; the steps are counted, and only the counts turned into HU."""
     first = int(np.floor(-subtracted * steps))
     codes = np.arange(first, int(np.ceil((1 - subtracted) * steps)) + 1)
     counts = np.zeros(len(codes), np.int64)

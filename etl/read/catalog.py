@@ -27,7 +27,7 @@ Groups = dict[str, tuple[Attributes, dict[str, Attributes]]]
 """By patient key: the patient's attributes, and those of its series by series key."""
 
 
-def read_catalogue(path: str) -> tuple[Attributes, Groups]:
+def read_catalog(path: str) -> tuple[Attributes, Groups]:
     """Read the attributes of a store, its patients and its series.
 
     Consolidated metadata is used where the store has it: a run writes it at its end. Otherwise the folders

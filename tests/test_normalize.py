@@ -1,4 +1,4 @@
-"""Window, centre, rounding and histogram: against the formula in float64 and brute-force counts."""
+"""Window, center, rounding and histogram: against the formula in float64 and brute-force counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.volume.normalise import normalise
+from etl.volume.normalize import normalize
 
 WINDOWS = [(-1000, 2000), (0, 80), (-1024, 3071), (-32768, 32767), (7, 8)]
 
@@ -26,12 +26,12 @@ def in_window(hu: np.ndarray, window: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("center", ["none", "volume", 0.25, -3.0])
 @pytest.mark.parametrize("bits", ["full", 4, 13, 23])
-def test_values_are_windowed_centred_and_rounded(window: tuple[int, int], center: Any, bits: Any) -> None:
+def test_values_are_windowed_centered_and_rounded(window: tuple[int, int], center: Any, bits: Any) -> None:
     hu = random_hu()
     unit = in_window(hu, window)
     subtracted = {"none": 0.0, "volume": unit.mean()}.get(center, center)
     volume = hu.copy()
-    found, _ = normalise(volume, window=window, center=center, precision_bits=bits)
+    found, _ = normalize(volume, window=window, center=center, precision_bits=bits)
     assert found.window_hu == window
     assert found.precision_bits == bits
     assert found.center == pytest.approx(subtracted, abs=1e-12)
@@ -42,7 +42,7 @@ def test_values_are_windowed_centred_and_rounded(window: tuple[int, int], center
 @pytest.mark.parametrize("bits", [4, 10, 13])
 def test_rounded_values_are_whole_multiples_in_float32(bits: int) -> None:
     volume = random_hu()
-    normalise(volume, window=(-1000, 2000), center="volume", precision_bits=bits)
+    normalize(volume, window=(-1000, 2000), center="volume", precision_bits=bits)
     scaled = volume.astype(np.float64) * 2**bits
     np.testing.assert_array_equal(scaled, np.rint(scaled))
     # From 0.5 to 1 a float32 has steps of 2^-24: what is below 2^-bits must be zero bits, that is what packs.
@@ -54,7 +54,7 @@ def test_rounded_values_are_whole_multiples_in_float32(bits: int) -> None:
 def test_a_head_window_is_kept_to_a_fifth_of_a_hounsfield_unit() -> None:
     hu = random_hu().clip(-1000, 2000)
     volume = hu.copy()
-    found, _ = normalise(volume, window=(-1000, 2000), center=0.25, precision_bits=13)
+    found, _ = normalize(volume, window=(-1000, 2000), center=0.25, precision_bits=13)
     low, high = found.window_hu
     back = (volume.astype(np.float64) + found.center) * (high - low) + low
     assert np.abs(back - hu).max() <= 3000 / 2**14 + 1e-3
@@ -64,17 +64,17 @@ def test_a_head_window_is_kept_to_a_fifth_of_a_hounsfield_unit() -> None:
 def test_the_volume_is_overwritten_whatever_the_order_of_its_axes() -> None:
     hu = random_hu(shape=(6, 7, 8))
     expected = hu.copy()
-    normalise(expected, window=(0, 80), center="volume", precision_bits=13)
+    normalize(expected, window=(0, 80), center="volume", precision_bits=13)
     backing = np.ascontiguousarray(hu.transpose(2, 0, 1))
     volume = backing.transpose(1, 2, 0)
-    normalise(volume, window=(0, 80), center="volume", precision_bits=13)
+    normalize(volume, window=(0, 80), center="volume", precision_bits=13)
     assert np.shares_memory(volume, backing)
     np.testing.assert_array_equal(volume, expected)
 
 
-def test_the_mean_of_a_centred_volume_is_zero() -> None:
+def test_the_mean_of_a_centered_volume_is_zero() -> None:
     volume = random_hu(3, (8, 16, 16))
-    normalise(volume, window=(-1000, 2000), center="volume", precision_bits="full")
+    normalize(volume, window=(-1000, 2000), center="volume", precision_bits="full")
     assert abs(volume.mean(dtype=np.float64)) < 1e-7
 
 
@@ -83,7 +83,7 @@ def test_the_histogram_counts_whole_hounsfield_units(bits: Any) -> None:
     # A 200 HU window has steps of 0.02 HU: 0.4 HU off a whole number cannot change its bin.
     whole = np.random.default_rng(5).integers(-300, 400, (4, 9, 9))
     hu = (whole + np.random.default_rng(6).uniform(-0.4, 0.4, whole.shape)).astype(np.float32)
-    _, histogram = normalise(hu, window=(-100, 100), center=0.3, precision_bits=bits)
+    _, histogram = normalize(hu, window=(-100, 100), center=0.3, precision_bits=bits)
     expected = np.zeros(201, int)
     for value in whole.ravel():
         expected[min(max(value, -100), 100) + 100] += 1
@@ -101,7 +101,7 @@ def test_the_histogram_is_that_of_what_is_stored(
     seed: int, window: tuple[int, int], center: Any, bits: Any
 ) -> None:
     volume = random_hu(seed, (3, 5, 7))
-    found, histogram = normalise(volume, window=window, center=center, precision_bits=bits)
+    found, histogram = normalize(volume, window=window, center=center, precision_bits=bits)
     low, high = window
     assert len(histogram) == high - low + 1
     assert int(histogram.sum()) == volume.size
@@ -113,6 +113,6 @@ def test_the_histogram_is_that_of_what_is_stored(
 
 def test_clipped_voxels_are_in_the_end_bins() -> None:
     volume = np.array([[[-3024.0, -1000.0, 2000.0, 9000.0]]], np.float32)
-    _, histogram = normalise(volume, window=(-1000, 2000), center="none", precision_bits=13)
+    _, histogram = normalize(volume, window=(-1000, 2000), center="none", precision_bits=13)
     assert (int(histogram[0]), int(histogram[-1]), int(histogram.sum())) == (2, 2, 4)
     assert volume.tolist() == [[[0.0, 0.0, 1.0, 1.0]]]
