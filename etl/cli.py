@@ -68,8 +68,8 @@ def scan(inputs: tuple[str, ...], as_json: bool) -> None:
     """Show the series that INPUT holds and what `run` would do with each (headers only)."""
     from etl.config import build_config, load_preset
     from etl.plan.plan import make_plan
-    from etl.run.run import scan_inputs
     from etl.run.tables import print_scan, scan_summary
+    from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
     from etl.workers.pool import open_pool
 
@@ -156,8 +156,9 @@ def verify(
     store: str, more_inputs: tuple[str, ...], inputs: tuple[str, ...], deidentify: str | None, repair: bool
 ) -> None:
     """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
-    from etl.run.run import scan_inputs
+    from etl.run.verify_input import verify_against_input
     from etl.scan.deidentify import Pseudonyms, read_key
+    from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
     from etl.store import verify as check
     from etl.workers.pool import open_pool
@@ -172,7 +173,7 @@ def verify(
         pseudonyms = Pseudonyms(read_key(deidentify)) if deidentify else None
         with open_pool(0, None) as pool:
             scan = scan_inputs(inputs, pool, limits=Limits(), quiet=True)
-        compared, more = check.verify_against_input(store, scan, pseudonyms)
+        compared, more = verify_against_input(store, scan, pseudonyms)
         click.echo(f"{compared} volumes compared with the input")
         findings += more
     for finding in findings:
@@ -191,8 +192,8 @@ def verify(
 def report(store: str, run_dir: str | None) -> None:
     """Write the HTML report of STORE."""
     from etl.report.page import write_report
-    from etl.run.finish import newest_run
     from etl.run.ledger import REPORT_NAME, read_run
+    from etl.run.run_dir import newest_run
 
     folder = Path(run_dir) if run_dir else newest_run(Path(store))
     if run_dir and not folder.is_dir():

@@ -5,25 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 FORMAT_VERSION = "1.0"
-# What decides the bytes of a volume; Dask only moves work about.
-SOFTWARE = (
-    *("ct-etl", "numpy", "scipy", "pydicom", "zarr", "numcodecs"),
-    *("imagecodecs", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle"),
-)
-
-
-@cache
-def software_versions() -> dict[str, str]:
-    """Give the versions of everything that decides the bytes of a volume."""
-    return {name: metadata.version(name) for name in SOFTWARE}
 
 
 def json_digest(value: Mapping[str, Any]) -> str:

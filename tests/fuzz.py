@@ -240,7 +240,7 @@ def try_input(files, work):
     from etl.errors import UsageError
     from etl.plan.plan import make_plan
     from etl.process.series import process
-    from etl.run.run import scan_inputs
+    from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
     from etl.workers.pool import SerialPool
 

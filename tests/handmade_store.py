@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -165,3 +166,20 @@ def _attributes(one: Series) -> dict[str, Any]:
         "qc": {"warnings": list(one.warnings)},
         "provenance": {"config_digest": "c0ffee", "source_digest": "5", "volume_digest": "7", "software": {}},
     }
+
+
+def chunk_of_shard(path: Path, number: int) -> tuple[int, int]:
+    """Byte range of an inner chunk in a shard whose index stands at its end."""
+    content = path.read_bytes()
+    chunks = 3 * 3 * 3
+    index = struct.unpack(f"<{2 * chunks}Q", content[-(16 * chunks + 4) : -4])
+    return index[2 * number], index[2 * number + 1]
+
+
+def damage_all_but_first_chunk(store_path: Path, series: Series) -> None:
+    shard = store_path / series.node / "volume" / "c" / "0" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    for number in range(1, 27):
+        offset, length = chunk_of_shard(shard, number)
+        content[offset : offset + length] = bytes(b ^ 0x5A for b in content[offset : offset + length])
+    shard.write_bytes(content)

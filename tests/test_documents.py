@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/promises.md", "docs/performance.md")
 DEFINED = {
     name
-    for path in (ROOT / "tests").glob("*.py")
+    for path in (ROOT / "tests").rglob("*.py")
     for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))
 }
 

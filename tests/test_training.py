@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade_store import Series, write_store
-from test_read import damage_all_but_first_chunk
+from handmade_store import Series, damage_all_but_first_chunk, write_store
 
 from etl.errors import StoreError, UsageError
 from etl.training import CropDataset, VolumeDataset

@@ -12,6 +12,7 @@ import numpy as np
 from etl.config import Config
 from etl.dicom.pixels import check_pixel_format, native_frame_bytes
 from etl.digests import json_digest
+from etl.entry import Entry
 from etl.errors import SeriesError, UsageError
 from etl.plan.checks import (
     check_complete,
@@ -26,7 +27,6 @@ from etl.plan.default_series import Fact, Score, load_rules, score
 from etl.plan.incomplete_series import find_incomplete
 from etl.plan.selection import exclusion_of
 from etl.plan.split_stacks import check_origin, check_repeats, separate
-from etl.run.ledger import Entry
 from etl.scan.scan import ScanResult
 from etl.stack import Stack
 from etl.store.keys import patient_key, series_key

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etl.config import Config
 from etl.digests import FORMAT_VERSION
-from etl.errors import DiskFullError, EtlError, UsageError
-from etl.run.ledger import REPORT_NAME, Entry, count_outcomes, write_run
+from etl.entry import Entry, count_outcomes
+from etl.errors import DiskFullError, EtlError
+from etl.run.ledger import REPORT_NAME, write_run
+from etl.run.run_dir import new_run_dir
 from etl.store.writer import StoreWriter
 from etl.workers.progress import say
 
@@ -161,7 +161,7 @@ def _write_report(
     # Its libraries take a while to load; a dry run draws nothing.
     from etl.report.page import write_report  # noqa: PLC0415
 
-    written = [f"{entry.patient_key}/{entry.series_key}" for entry in entries if entry.outcome == "written"]
+    written = [entry.node for entry in entries if entry.outcome == "written"]
     shown = {node: pictures.get(node) for node in written[:MAX_PICTURES]}
     lines = [entry.to_json() for entry in entries]
     write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=shown)
@@ -201,40 +201,10 @@ def _totals(
     }
 
 
-def new_run_dir(store_path: str, config: Config) -> Path:
-    """Give the folder of a run that begins now."""
-    if config.run_dir is not None:
-        return Path(config.run_dir)
-    store = Path(store_path)
-    return runs_folder(store) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-
-
-def runs_folder(store: Path) -> Path:
-    """Give the folder that holds the run directories of a store."""
-    return store.with_name(f"{store.stem}.runs")
-
-
-def check_run_dir(run_dir: Path, store: Path) -> None:
-    """Refuse a run directory that cannot be one, before any work."""
-    run_dir = Path(os.path.abspath(run_dir))
-    if run_dir == store or store in run_dir.parents:
-        raise UsageError(f"run directory {str(run_dir)!r} lies in the store; its ledger may hold paths")
-    blocking = next((part for part in (run_dir, *run_dir.parents) if part.exists()), run_dir)
-    if not blocking.is_dir():
-        raise UsageError(f"run directory {str(run_dir)!r}: {str(blocking)!r} is a file")
-
-
-def newest_run(store: Path) -> Path:
-    """Give the newest run directory of a store; the folder of runs where there is none yet."""
-    folder = runs_folder(store)
-    runs = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    return runs[-1] if runs else folder
-
-
 def _write_tracebacks(run_dir: Path, receipts: Sequence[Receipt]) -> None:
     found = [r for r in receipts if r.traceback]
     if found:
-        text = "\n".join(f"{r.entry.patient_key}/{r.entry.series_key}\n{r.traceback}" for r in found)
+        text = "\n".join(f"{r.entry.node}\n{r.traceback}" for r in found)
         (run_dir / TRACEBACKS_NAME).write_text(text, "utf-8", errors="backslashreplace")
 
 

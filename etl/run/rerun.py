@@ -17,10 +17,13 @@ from typing import Any
 
 from etl.config import Config
 from etl.dicom.sources import Source, find_sources, list_members
-from etl.digests import json_digest, software_versions
+from etl.digests import json_digest
+from etl.entry import Entry
 from etl.errors import StoreError
-from etl.run.finish import RunResult, check_run_dir, finish_unchanged, new_run_dir, newest_run
-from etl.run.ledger import Entry, read_run
+from etl.run.finish import RunResult, finish_unchanged
+from etl.run.ledger import read_run
+from etl.run.run_dir import check_run_dir, new_run_dir, newest_run
+from etl.software import software_versions
 from etl.store.lock import StoreLock
 from etl.store.writer import StoreWriter
 

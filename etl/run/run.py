@@ -6,32 +6,23 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from etl.config import Config
-from etl.dicom.sources import Source, find_sources
+from etl.dicom.sources import find_sources
 from etl.errors import ClusterError, DiskFullError
-from etl.plan.plan import Plan, SeriesTask, make_plan
+from etl.plan.plan import SeriesTask, make_plan
 from etl.process.series import Receipt, process
-from etl.run.finish import (
-    MAX_PICTURES,
-    ProcessedRun,
-    RunResult,
-    check_run_dir,
-    dry_run_result,
-    finish_run,
-    new_run_dir,
-    report_order,
-)
-from etl.run.ledger import Entry
+from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result, finish_run, report_order
 from etl.run.rerun import input_digest
+from etl.run.resume import account_for_all, split_unchanged
+from etl.run.run_dir import check_run_dir, new_run_dir
 from etl.scan.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
-from etl.scan.scan import Limits, ScanResult, Unreadable, merge_scans, scan_source
-from etl.stack import Location
+from etl.scan.inputs import scan_inputs
+from etl.scan.scan import Limits
 from etl.store.inventory import check_patients
 from etl.store.lock import StoreLock
 from etl.store.writer import StoreWriter
@@ -40,27 +31,6 @@ from etl.workers.progress import metered, say
 
 # Of one message to a worker, which stays below 64 kB with them.
 MAX_SLICES = 512
-MAX_SOURCES = 16
-
-
-def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
-    """Scan all inputs, one task per top-level folder or zip.
-
-    Raises
-    ------
-    UsageError
-        An input does not exist.
-    """
-    sources = find_sources(inputs)
-    found: dict[Source, ScanResult] = {}
-    with metered("scan", len(sources), quiet=quiet) as meter:
-        # What a source holds is not known yet; headers take little.
-        scanned = pool.map(scan_source, sources, limits, share=lambda _: 1 / MAX_SOURCES, memory_bytes=lambda _: 0)
-        for source, result in scanned:
-            found[source] = result or _died_scanning(source)
-            meter.advance()
-    # In the order of the sources, not of completion: the same input gives the same plan.
-    return merge_scans(found[source] for source in sources)
 
 
 def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
@@ -106,24 +76,20 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
             if not config.overwrite:
                 check_patients(Path(store_path), (task.entry.patient_key for task in plan.tasks))
             if lock is None:
-                todo, unchanged = _split_unchanged(plan, writer if exists and not config.overwrite else None)
+                todo, unchanged = split_unchanged(plan, writer if exists and not config.overwrite else None)
                 return dry_run_result(
                     [*plan.settled, *unchanged, *(task.entry for task in todo)], scan, store_path, start
                 )
             writer.prepare(config.recipe(), overwrite=config.overwrite)
-            todo, unchanged = _split_unchanged(plan, writer)
+            todo, unchanged = split_unchanged(plan, writer)
             if todo:
                 writer.withdraw_consolidated()
             todo = _with_pictures(todo, drawing.enter_context(_folder_of_pictures(run_dir)))
             receipts, stopped = _process_all(pool, todo, config, store_path, lock)
         # The pool is closed: no worker of ours publishes any more.
         lock.check()
-        receipts, pending = _accounted(todo, receipts, writer)
-        pictures = {
-            f"{task.entry.patient_key}/{task.entry.series_key}": Path(task.picture)
-            for task in todo
-            if task.picture
-        }
+        receipts, pending = account_for_all(todo, receipts, writer)
+        pictures = {task.entry.node: Path(task.picture) for task in todo if task.picture}
         outcome = ProcessedRun(
             plan, scan, tuple(unchanged), tuple(receipts), pending, stopped, state, run_dir, pictures
         )
@@ -161,38 +127,6 @@ def _limits(config: Config) -> Limits:
     return Limits(file_bytes=config.max_file_mb << 20, header_limit_s=config.time_limit_s)
 
 
-def _died_scanning(source: Source) -> ScanResult:
-    detail = "the worker process died twice while reading headers"
-    return ScanResult(unreadable=(Unreadable(Location(source.container, ""), source.name, detail),))
-
-
-def _split_unchanged(plan: Plan, writer: StoreWriter | None) -> tuple[list[SeriesTask], list[Entry]]:
-    """Tell what is in the store already, made of the same source in the same way."""
-    todo, unchanged = [], []
-    for task in plan.tasks:
-        published = None if writer is None else _find(task, writer)
-        if published is None:
-            todo.append(task)
-        else:
-            # What the pixels showed when they were read stands in the store only.
-            unchanged.append(replace(task.entry, outcome="unchanged", warnings=_warnings(published)))
-    return todo, unchanged
-
-
-def _find(task: SeriesTask, writer: StoreWriter) -> dict[str, Any] | None:
-    """Give the attributes of the published volume of a task; None where it is not there whole, or out of date."""
-    keys = task.entry.patient_key, task.entry.series_key
-    published = writer.published(*keys) or {}
-    provenance = published.get("ct_etl", {}).get("provenance", {})
-    digests = provenance.get("source_digest"), provenance.get("config_digest")
-    is_current = digests == (task.source_digest, task.config_digest) and writer.is_whole(*keys)
-    return published if is_current else None
-
-
-def _warnings(published: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(published["ct_etl"]["qc"]["warnings"])
-
-
 def _process_all(
     pool: Pool, tasks: list[SeriesTask], config: Config, store_path: str, lock: StoreLock
 ) -> tuple[list[Receipt], BaseException | None]:
@@ -223,34 +157,3 @@ def _process_all(
         say("stopped: finished series stay in the store, the next run goes on from here", quiet=config.quiet)
         return receipts, stopped
     return receipts, None
-
-
-def _accounted(tasks: list[SeriesTask], receipts: list[Receipt], writer: StoreWriter) -> tuple[list[Receipt], int]:
-    """Give every task a receipt that says what is in the store, and the number of those that were not reached.
-
-    A worker that died, or was stopped, may have published before it could say so.
-    """
-    by_key = {(r.entry.patient_key, r.entry.series_key): r for r in receipts}
-    accounted, pending = [], 0
-    for task in tasks:
-        receipt = by_key.get((task.entry.patient_key, task.entry.series_key))
-        if receipt is None or receipt.entry.reason == "worker-died":
-            published = _find(task, writer)
-            if published is not None:
-                receipt = Receipt(_as_written(task.entry, published, writer))
-            elif receipt is None:
-                detail = "not reached: the run was stopped before it; the next run goes on here"
-                receipt = Receipt(task.entry.failed("internal-error", detail))
-                pending += 1
-        accounted.append(receipt)
-    return accounted, pending
-
-
-def _as_written(entry: Entry, published: Mapping[str, Any], writer: StoreWriter) -> Entry:
-    folder = Path(writer.path, entry.patient_key, entry.series_key)
-    return replace(
-        entry,
-        outcome="written",
-        warnings=_warnings(published),
-        bytes_out=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    )

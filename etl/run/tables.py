@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from etl.run.ledger import Entry
+from etl.entry import Entry
 
 if TYPE_CHECKING:
     from etl.plan.plan import Plan

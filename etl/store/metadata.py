@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from etl.digests import FORMAT_VERSION, json_digest, software_versions
+from etl.digests import FORMAT_VERSION, json_digest
+from etl.software import software_versions
 
 
 def group(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,13 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
-from etl.config import Config, build_config
 from etl.digests import json_digest, volume_digest
-from etl.errors import SeriesError, StoreError
-from etl.plan.plan import SeriesTask, make_plan
-from etl.process.series import convert_task
-from etl.scan.deidentify import Pseudonyms, deidentify_scan
-from etl.scan.scan import ScanResult
+from etl.errors import StoreError
 from etl.store.encoding import entry_digest
 from etl.store.inventory import METADATA, Inventory, is_own_key, is_partial, read_json, take_inventory
 from etl.store.keys import patient_key
-
-MIN_IDENTIFIER = 4
 
 
 @dataclass(frozen=True)
@@ -100,57 +93,6 @@ def _remove_series(series: Path) -> None:
             folder.rmdir()
 
 
-def verify_against_input(
-    store_path: str, scan: ScanResult, pseudonyms: Pseudonyms | None = None
-) -> tuple[int, list[Finding]]:
-    """Derive volumes anew from the DICOM and compare every voxel with the store's.
-
-    Parameters
-    ----------
-    store_path : str
-    scan : ScanResult
-        Of the input.
-    pseudonyms : Pseudonyms, optional
-        Of the key a de-identified store was written with; without it, only names are looked for.
-
-    Returns
-    -------
-    int
-        Volumes compared.
-    list of Finding
-    """
-    recipe = _ct_etl(read_json(Path(store_path) / METADATA) or {}).get("config")
-    if not isinstance(recipe, dict):
-        return 0, [Finding(METADATA, "the store's configuration is lost; nothing can be derived anew")]
-    findings: list[Finding] = []
-    if recipe.get("deidentify"):
-        findings += [Finding(path, problem) for path, problem in _plain_identifiers(Path(store_path), scan)]
-        if pseudonyms is None:
-            return 0, findings
-        scan = deidentify_scan(scan, pseudonyms)
-    config = build_config({}, {**{k: v for k, v in recipe.items() if v not in (None, False)}, "min_slices": 2})
-    count = 0
-    plan = make_plan(scan, config)
-    for entry in plan.settled:
-        prefix = f"{entry.patient_key}/{entry.series_key}"
-        if entry.outcome == "failed" and (Path(store_path) / prefix / METADATA).is_file():
-            findings.append(Finding(prefix, f"cannot be derived from the input: {entry.reason}"))
-    for task in plan.tasks:
-        prefix = f"{task.entry.patient_key}/{task.entry.series_key}"
-        if not (Path(store_path) / prefix / METADATA).is_file():
-            continue
-        count += 1
-        try:
-            stored = np.asarray(zarr.open_array(store_path, path=f"{prefix}/volume", mode="r")[...])
-        except Exception:  # noqa: BLE001 - as above
-            findings.append(Finding(prefix, "volume cannot be read", True))
-            continue
-        findings += [Finding(prefix, problem) for problem in _compare(task, config, stored)]
-    if count == 0:
-        findings.append(Finding("", "none of the store's volumes was found in the input"))
-    return count, findings
-
-
 def _check_series(store: Path, prefix: str) -> Iterator[str]:
     """Digest first: it covers every byte, so what it accepts need not be doubted piece by piece."""
     folder = store / prefix
@@ -173,7 +115,7 @@ def _check_series(store: Path, prefix: str) -> Iterator[str]:
         yield "zarr.json is not a group's"
     if recorded != entry_digest(keys, attributes):
         yield "its bytes or attributes are not those that were written"
-    volume = np.asarray(zarr.open_array(store.as_posix(), path=f"{prefix}/volume", mode="r")[...])
+    volume = read_array(store.as_posix(), f"{prefix}/volume")
     if volume_digest(volume) != provenance["volume_digest"]:
         yield "volume's values are not those that were written"
 
@@ -181,7 +123,7 @@ def _check_series(store: Path, prefix: str) -> Iterator[str]:
 def _check_upper(store: Path, inventory: Inventory) -> Iterator[tuple[str, str]]:
     """Check root and patients, which the driver writes at the end of a run."""
     root: Any = read_json(store / METADATA) or {}
-    attributes = _ct_etl(root)
+    attributes = ct_etl_attributes(root)
     consolidated: Any = root.pop("consolidated_metadata", None)
     if root != _group_of(attributes, ct_etl_digest=json_digest(attributes)):
         yield METADATA, "the store's own attributes are not those that were written"
@@ -191,7 +133,7 @@ def _check_upper(store: Path, inventory: Inventory) -> Iterator[tuple[str, str]]
         yield from _check_consolidated(store, inventory, consolidated)
     for patient in sorted({prefix.split("/")[0] for prefix in inventory.published}):
         node = read_json(store / patient / METADATA) or {}
-        found = _ct_etl(node)
+        found = ct_etl_attributes(node)
         is_known = f"{patient}/{found.get('default_series')}" in inventory.published
         if node != _group_of(found) or patient_key(str(found.get("patient_id"))) != patient or not is_known:
             yield patient, "its Patient ID or default series is not what was written"
@@ -212,7 +154,8 @@ def _check_consolidated(store: Path, inventory: Inventory, consolidated: Any) ->
             yield prefix, "not in the consolidated metadata: a run has not finished"
 
 
-def _ct_etl(node: Any) -> dict[str, Any]:
+def ct_etl_attributes(node: Any) -> dict[str, Any]:
+    """Give the attribute ``ct_etl`` of a node; empty where it has none."""
     attributes = node.get("attributes")
     found = attributes.get("ct_etl") if isinstance(attributes, dict) else None
     return found if isinstance(found, dict) else {}
@@ -222,41 +165,6 @@ def _group_of(attributes: dict[str, Any], **beside: str) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": {"ct_etl": attributes, **beside}}
 
 
-def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str]]:
-    """Look for the input's identifiers in every name and every byte of metadata and source maps."""
-    wanted: dict[bytes, str] = {}
-    for stack in scan.stacks:
-        key = stack.key
-        for uid in (
-            *stack.slices.sop_instance_uid.tolist(),
-            key.study_instance_uid.encode(),
-            key.series_instance_uid.encode(),
-        ):
-            wanted[uid] = "a UID"
-        wanted[key.patient_id.encode("utf-8", "replace")] = "a Patient ID"
-    wanted = {text: kind for text, kind in wanted.items() if len(text) >= MIN_IDENTIFIER}
-    for path in sorted(store.rglob("*")):
-        name = path.relative_to(store).as_posix()
-        content = name.encode("utf-8", "surrogateescape")
-        if path.name == METADATA:
-            content += path.read_bytes()
-            # JSON may write what is beyond ASCII as escapes.
-            content += json.dumps(read_json(path), ensure_ascii=False).encode("utf-8", "surrogatepass")
-        elif path.is_dir() and path.name == "sop_instance_uid":
-            content += np.asarray(zarr.open_array(path.as_posix(), mode="r")[...]).tobytes()
-        for kind in sorted({kind for text, kind in wanted.items() if text in content}):
-            yield name, f"{kind} of the input stands in it"
-
-
-def _compare(task: SeriesTask, config: Config, stored: Any) -> Iterator[str]:
-    try:
-        expected = convert_task(task, config)[0].volume
-    except SeriesError as error:
-        yield f"cannot be derived from the input: {error}"
-        return
-    if expected.shape != stored.shape:
-        yield f"shape {stored.shape} in the store, {expected.shape} from the input"
-        return
-    differing = int((expected != stored).sum())
-    if differing:
-        yield f"{differing} of {expected.size} values differ from the input's"
+def read_array(store_path: str, path: str) -> NDArray[Any]:
+    """Read a whole array of the store as zarr-python does; it raises whatever damaged bytes provoke."""
+    return np.asarray(zarr.open_array(store_path, path=path, mode="r")[...])

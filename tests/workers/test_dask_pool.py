@@ -13,10 +13,10 @@ import pytest
 import etl.workers.dask_pool
 from etl.config import build_config, load_preset
 from etl.dicom.sources import find_sources
+from etl.entry import Entry
 from etl.phantom.cohort import write_benchmark
 from etl.plan.plan import SeriesTask, make_plan
 from etl.process.series import Receipt
-from etl.run.ledger import Entry
 from etl.run.run import run
 from etl.scan.scan import scan_source
 from etl.workers.pool import open_pool

@@ -223,8 +223,8 @@ def test_the_same_input_gives_the_same_bytes() -> None:
 def test_another_process_gives_the_same_bytes() -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-import hashlib, test_encode
-print(hashlib.sha256(b"".join(test_encode.encode(test_encode.random_volume()).values())).hexdigest())
+import hashlib, test_encoding
+print(hashlib.sha256(b"".join(test_encoding.encode(test_encoding.random_volume()).values())).hexdigest())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == hashlib.sha256(b"".join(encode(random_volume()).values())).hexdigest()

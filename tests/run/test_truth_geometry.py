@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from pydicom.uid import UID
 
 from etl.config import Config
+from etl.entry import Entry
 from etl.phantom.files import Acquisition, synthetic_uid, write_series
 from etl.phantom.head import HeadPhantom
 from etl.read.patients import Store, Volume, open_store
-from etl.run.ledger import Entry
 from etl.run.run import run
 
 Array = NDArray[np.float64]

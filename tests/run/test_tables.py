@@ -10,9 +10,9 @@ import pytest
 
 from etl.config import build_config, load_preset
 from etl.dicom.sources import find_sources
+from etl.entry import Entry
 from etl.plan.plan import make_plan
 from etl.read.patients import open_store
-from etl.run.ledger import Entry
 from etl.run.tables import MAX_ROWS, print_info, print_run, print_scan, scan_summary, store_summary
 from etl.scan.scan import merge_scans, scan_source
 

@@ -19,7 +19,7 @@ from etl.phantom.files import Acquisition, write_series
 from etl.phantom.head import HeadPhantom
 
 INPUTS = 1200
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def rle_frame(*segments):

@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import pickle
 import shutil
-import struct
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -15,7 +14,7 @@ from pathlib import Path
 import dask.array
 import numpy as np
 import pytest
-from handmade_store import Series, write_store
+from handmade_store import Series, damage_all_but_first_chunk, write_store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,23 +42,6 @@ def store_path(tmp_path: Path, series: Series) -> Path:
 @pytest.fixture
 def volume(store_path: Path) -> Volume:
     return open_store(store_path)["P1"].default
-
-
-def chunk_of_shard(path: Path, number: int) -> tuple[int, int]:
-    """Byte range of an inner chunk in a shard whose index stands at its end."""
-    content = path.read_bytes()
-    chunks = 3 * 3 * 3
-    index = struct.unpack(f"<{2 * chunks}Q", content[-(16 * chunks + 4) : -4])
-    return index[2 * number], index[2 * number + 1]
-
-
-def damage_all_but_first_chunk(store_path: Path, series: Series) -> None:
-    shard = store_path / series.node / "volume" / "c" / "0" / "0" / "0"
-    content = bytearray(shard.read_bytes())
-    for number in range(1, 27):
-        offset, length = chunk_of_shard(shard, number)
-        content[offset : offset + length] = bytes(b ^ 0x5A for b in content[offset : offset + length])
-    shard.write_bytes(content)
 
 
 @pytest.mark.parametrize("consolidated", [True, False])

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from etl.entry import Entry, count_outcomes
 from etl.errors import EXCLUSION_CODES, FAILURE_CODES
-from etl.run.ledger import Entry, count_outcomes, read_run, write_run
+from etl.run.ledger import read_run, write_run
 
 ENTRY = Entry(
     patient_id="CQ500-CT-1",

@@ -24,7 +24,7 @@ from etl.dicom.sources import find_sources
 from etl.phantom.files import PLANES, Acquisition, write_enhanced, write_series
 from etl.phantom.head import Ellipsoid, HeadPhantom
 from etl.plan.plan import SeriesTask, make_plan
-from etl.process.series import convert_task
+from etl.process.read_hu import convert_task
 from etl.scan.scan import merge_scans, scan_source
 from etl.volume.convert import Converted
 

@@ -23,11 +23,11 @@ from pydicom.uid import UID
 
 from etl.config import Config
 from etl.dicom.sources import find_sources
+from etl.entry import Entry
 from etl.phantom.files import Acquisition, synthetic_uid, write_enhanced, write_series
 from etl.phantom.head import HeadPhantom
 from etl.plan.plan import Plan, make_plan
 from etl.read.patients import Store, open_store
-from etl.run.ledger import Entry
 from etl.run.run import run
 from etl.scan.scan import ScanResult, merge_scans, scan_source
 from etl.stack import Stack

@@ -17,7 +17,7 @@ from etl.dicom.fast_header import QuickReader
 from etl.dicom.sources import find_sources
 from etl.phantom.cohort import write_benchmark
 from etl.plan.plan import make_plan
-from etl.process.series import convert_task
+from etl.process.read_hu import convert_task
 from etl.scan.scan import scan_source
 
 SLICES, SERIES = 40, 2

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_a_kill_at_any_step_on_the_disk_loses_nothing(tmp_path):
     code = f"""
 import sys, json
 from pathlib import Path
-sys.path[:0] = {[os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]!r}
+sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]!r}
 import numpy as np
 from kills import crash_points
 print(json.dumps(crash_points(Path({str(tmp_path)!r}), 2, np.random.default_rng(5))))
@@ -230,7 +231,7 @@ def harmed(tmp_path_factory):
     undisturbed = undisturbed_store(dicom, work / "undisturbed")
     (work / "site").mkdir()
     (work / "site" / "sitecustomize.py").write_text(HARM)
-    path = os.pathsep.join([str(work / "site"), os.path.dirname(os.path.dirname(__file__))])
+    path = os.pathsep.join([str(work / "site"), str(Path(__file__).parents[2])])
     environment = {"PYTHONPATH": path, "HARM_ROOT": str(store / "zarr.json")}
     options = ("--workers", "2", "--time-limit-s", "2", "--run-dir", work / "first")
     with Reader(store) as reader:

@@ -31,7 +31,7 @@ def work(in_process, tmp_path, monkeypatch):
 def scans(monkeypatch):
     """Counts the runs that read headers."""
     seen = []
-    scan_inputs = etl.run.run.scan_inputs
+    scan_inputs = etl.scan.inputs.scan_inputs
 
     def counted(*arguments, **options):
         seen.append(1)

@@ -27,10 +27,10 @@ from pydicom.uid import UID, CTImageStorage
 from etl.config import Config
 from etl.dicom.pixels import check_pixel_format, read_slices
 from etl.dicom.sources import find_sources
+from etl.entry import Entry
 from etl.errors import SeriesError
 from etl.plan.plan import SeriesTask, make_plan
-from etl.process.series import convert_task, read_hounsfield
-from etl.run.ledger import Entry
+from etl.process.read_hu import convert_task, read_hounsfield
 from etl.scan.scan import merge_scans, scan_source
 from etl.stack import PixelFormat, Stack
 from etl.volume.quality import Quality

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.digests import json_digest, software_versions, source_digest, volume_digest
+from etl.digests import json_digest, source_digest, volume_digest
+from etl.software import software_versions
 
 
 def columns() -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, rec
 from etl.stack import Location
 
 OTHER_VALUES = {"AS": "044Y", "DT": "20200101120000", "FD": 17.0, "FL": 17.0, "TM": "120001", "UI": "1.2.3.4"}
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def a_slice(syntax=ExplicitVRLittleEndian, change=lambda dataset: None):

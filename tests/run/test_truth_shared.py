@@ -22,7 +22,7 @@ from test_truth_geometry import Landed, Slices, compare, land
 from etl.config import Config
 from etl.dicom.sources import find_sources
 from etl.plan.plan import make_plan
-from etl.process.series import read_hounsfield
+from etl.process.read_hu import read_hounsfield
 from etl.scan.scan import merge_scans, scan_source
 from etl.stack import Stack
 from etl.volume.quality import Quality

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handmade_store import Series, head, write_store
+from handmade_store import Series, damage_all_but_first_chunk, head, write_store
 from PIL import Image
-from test_read import damage_all_but_first_chunk
 
 from etl.errors import EXCLUSION_CODES, FAILURE_CODES, StoreError
 from etl.read.patients import Volume, open_store

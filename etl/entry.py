@@ -1,0 +1,55 @@
+"""What became of one stack of slices: a line of the ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Outcome = Literal["written", "unchanged", "excluded", "failed"]
+# A detail may quote an attribute, and an attribute may have 64 kB.
+MAX_DETAIL_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the ledger: what became of one stack."""
+
+    patient_id: str
+    patient_key: str
+    series_instance_uid: str
+    series_number: int
+    series_key: str
+    slices: int
+    outcome: Outcome
+    reason: str | None = None
+    detail: str | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+    @property
+    def node(self) -> str:
+        """Path of the series' group in the store."""
+        return f"{self.patient_key}/{self.series_key}"
+
+    def excluded(self, reason: str, detail: str) -> Entry:
+        """Give the entry of a stack that is not wanted."""
+        return replace(self, outcome="excluded", reason=reason, detail=detail[:MAX_DETAIL_CHARACTERS])
+
+    def failed(self, reason: str, detail: str) -> Entry:
+        """Give the entry of a stack that is wanted and not possible."""
+        return replace(self, outcome="failed", reason=reason, detail=detail[:MAX_DETAIL_CHARACTERS])
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the ledger's line as plain JSON values."""
+        return {**asdict(self), "warnings": list(self.warnings)}
+
+
+def count_outcomes(entries: Iterable[Entry]) -> dict[str, int]:
+    """Count the entries by outcome; ``scanned`` is their sum."""
+    counts = Counter(entry.outcome for entry in entries)
+    outcomes = {outcome: counts[outcome] for outcome in ("written", "unchanged", "excluded", "failed")}
+    return {"scanned": sum(outcomes.values()), **outcomes}

@@ -1,0 +1,49 @@
+"""The attributes of a published series: what it is and how it was made."""
+
+from __future__ import annotations
+
+from etl.config import Config
+from etl.digests import volume_digest
+from etl.entry import Entry
+from etl.plan.plan import SeriesTask
+from etl.software import software_versions
+from etl.store.encoding import ome_attributes
+from etl.volume.convert import Converted
+from etl.volume.quality import Quality
+
+
+def series_attributes(
+    task: SeriesTask, entry: Entry, converted: Converted, quality: Quality, config: Config
+) -> dict[str, object]:
+    """Give the attributes ``ct_etl``, ``dicom`` and ``ome`` of a series' group, as plain JSON values."""
+    key, normalization = task.stack.key, converted.normalization
+    names = ("spacing_mm", "zoom", "native", "max_gap_mm")
+    recipe = config.recipe()
+    return {
+        "ct_etl": {
+            "patient_id": key.patient_id,
+            "study_instance_uid": key.study_instance_uid,
+            "series_instance_uid": key.series_instance_uid,
+            "stack": task.stack.number,
+            "geometry": converted.geometry.to_attributes(),
+            "normalization": {
+                "window_hu": list(normalization.window_hu),
+                "center": normalization.center,
+                "precision_bits": normalization.precision_bits,
+            },
+            "resampling": {name: recipe[name] for name in names},
+            "qc": {
+                "warnings": list(entry.warnings),
+                "default_series_points": task.points,
+                **quality.to_attributes(),
+            },
+            "provenance": {
+                "config_digest": task.config_digest,
+                "source_digest": task.source_digest,
+                "volume_digest": volume_digest(converted.volume),
+                "software": software_versions(),
+            },
+        },
+        "dicom": task.stack.dicom,
+        "ome": ome_attributes(converted.geometry),
+    }
