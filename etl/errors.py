@@ -14,33 +14,7 @@ A `SeriesError` carries the ledger's reason code; the message carries the number
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-FailureCode = Literal[
-    "missing-geometry",
-    "missing-slices",
-    "duplicate-positions",
-    "inconsistent-slices",
-    "missing-rescale",
-    "unsupported-transfer-syntax",
-    "truncated-pixel-data",
-    "undecodable",
-    "too-large",
-    "unreadable",
-    "worker-died",
-    "internal-error",
-]
-ExclusionCode = Literal[
-    "not-ct",
-    "localizer",
-    "secondary-capture",
-    "too-few-slices",
-    "slice-count",
-    "not-selected",
-    "no-pixels",
-]
-FAILURE_CODES: tuple[FailureCode, ...] = get_args(FailureCode)
-EXCLUSION_CODES: tuple[ExclusionCode, ...] = get_args(ExclusionCode)
+from etl.codes import FailureCode
 
 
 class EtlError(Exception):

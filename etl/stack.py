@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.transfer_syntaxes import TRANSFER_SYNTAXES
+
 
 class Location(NamedTuple):
     """Where a file is: a folder and a path in it, or a zip and the name of a member."""
@@ -37,6 +39,17 @@ class PixelFormat:
     pixel_representation: int
     photometric_interpretation: str
     number_of_frames: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one decoded frame."""
+        return self.rows * self.columns * self.samples_per_pixel * self.bits_allocated // 8
+
+    @property
+    def is_native(self) -> bool:
+        """Whether pixels are written as they are, in one piece; False too where nothing here reads them."""
+        syntax = TRANSFER_SYNTAXES.get(self.transfer_syntax_uid)
+        return syntax is not None and syntax.is_native
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,6 @@ import pickle
 import pytest
 
 from etl.errors import (
-    EXCLUSION_CODES,
-    FAILURE_CODES,
     EtlError,
     SeriesError,
     StoreConflictError,
@@ -31,16 +29,3 @@ def test_the_other_errors_survive_it_too(kind: type[EtlError]) -> None:
     back = pickle.loads(pickle.dumps(kind("a store of another configuration")))
     assert type(back) is kind
     assert str(back) == "a store of another configuration"
-
-
-def test_the_reason_codes_are_those_of_format_1_0() -> None:
-    # Other programs read the ledger: a code that is renamed breaks them.
-    assert {
-        "missing-geometry", "missing-slices", "duplicate-positions", "inconsistent-slices", "missing-rescale",
-        "unsupported-transfer-syntax", "truncated-pixel-data", "undecodable", "too-large", "unreadable",
-        "worker-died", "internal-error",
-    } <= set(FAILURE_CODES)  # fmt: skip
-    assert {
-        "not-ct", "localizer", "secondary-capture", "too-few-slices", "slice-count", "not-selected", "no-pixels",
-    } <= set(EXCLUSION_CODES)  # fmt: skip
-    assert not set(FAILURE_CODES) & set(EXCLUSION_CODES)

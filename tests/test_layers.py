@@ -18,8 +18,9 @@ PACKAGE = Path(etl.__file__).parent
 
 # A module may import its own package and what stands in an earlier row.
 LAYERS = (
-    {"entry", "errors", "stack", "digests", "option_rules", "software"},
-    {"config", "versions"},
+    {"codes", "transfer_syntaxes", "digests", "option_rules"},
+    {"errors", "entry", "stack"},
+    {"config", "software"},
     {"volume", "dicom", "phantom"},
     {"store", "workers", "read"},
     {"scan", "report"},

@@ -16,9 +16,10 @@ from typing import BinaryIO, cast
 
 from isal import isal_zlib
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
+from etl.transfer_syntaxes import DEFLATED, EXPLICIT_LITTLE_ENDIAN
+
 _DEFLATED_UID = DEFLATED.encode("ascii")
-_EXPLICIT_UID = b"1.2.840.10008.1.2.1".ljust(len(_DEFLATED_UID), b"\0")
+_EXPLICIT_UID = EXPLICIT_LITTLE_ENDIAN.encode("ascii").ljust(len(_DEFLATED_UID), b"\0")
 _META_START = 132
 _GROUP_LENGTH_BYTES = 12
 MAX_META_BYTES = 64 * 1024

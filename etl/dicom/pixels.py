@@ -19,31 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID
 
+from etl.codes import FailureCode
 from etl.dicom.frame_size import stated_size
-from etl.dicom.inflate import DEFLATED, inflated
+from etl.dicom.inflate import inflated
 from etl.dicom.sources import Opener
 from etl.errors import SeriesError
 from etl.stack import Location, PixelFormat, Slices, Stack
+from etl.transfer_syntaxes import DEFLATED, READ_AS_THEY_ARE, RLE_LOSSLESS, TRANSFER_SYNTAXES, Decoder
 
-NATIVE_LITTLE_ENDIAN = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", DEFLATED})
 BITS_ALLOCATED = (8, 16, 32)
-# imagecodecs: libjpeg-turbo 3, 12-bit and lossless JPEG too (a slice in 1.4 ms where GDCM takes 6.8), and CharLS,
-# a little quicker than pyjpegls.
-JPEG_SYNTAXES: Mapping[str, Callable[[bytes], NDArray[np.integer]]] = {
-    **{f"1.2.840.10008.1.2.4.{n}": imagecodecs.jpeg8_decode for n in (50, 51, 57, 70)},
-    **{f"1.2.840.10008.1.2.4.{n}": imagecodecs.jpegls_decode for n in (80, 81)},
+_JPEG_DECODERS: Mapping[Decoder, Callable[[bytes], NDArray[np.integer]]] = {
+    "imagecodecs-jpeg": imagecodecs.jpeg8_decode,
+    "imagecodecs-jpegls": imagecodecs.jpegls_decode,
 }
+# pydicom asks its plugins in a fixed order, the slower first.
+_PYDICOM_PLUGINS: Mapping[Decoder, str] = {"openjpeg": "pylibjpeg", "rle": "pylibjpeg"}
 JPEG_END = b"\xff\xd9"
 # A fragment is padded to an even length; some writers add a few zeros more.
 JPEG_TAIL_BYTES = 16
-# pydicom asks its plugins in a fixed order; these measured fastest (RLE: 0.4 ms a slice where pydicom takes 3).
-FASTEST_PLUGIN = {
-    "1.2.840.10008.1.2.5": "pylibjpeg",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg",
-    "1.2.840.10008.1.2.4.91": "pylibjpeg",
-}
 
 
 def check_pixel_format(pixel_format: PixelFormat) -> None:
@@ -56,35 +51,25 @@ def check_pixel_format(pixel_format: PixelFormat) -> None:
         Bit do not fit together (DICOM PS3.5 8.1.1).
     """
     uid = UID(pixel_format.transfer_syntax_uid)
-    try:
-        usable = uid in JPEG_SYNTAXES or get_decoder(uid).is_available
-    except NotImplementedError:
-        usable = False
-    if not usable:
+    if uid not in TRANSFER_SYNTAXES:
         known = f" ({uid.name})" if uid.name != uid else ""
         raise SeriesError(
-            "unsupported-transfer-syntax",
+            FailureCode.UNSUPPORTED_TRANSFER_SYNTAX,
             f"Transfer Syntax UID (0002,0010) is {uid}{known}; no decoder for it is installed",
         )
     fmt = pixel_format
     if fmt.rows < 1 or fmt.columns < 1:
         raise SeriesError(
-            "inconsistent-slices", f"Rows and Columns (0028,0010-0011) are {fmt.rows} and {fmt.columns}"
+            FailureCode.INCONSISTENT_SLICES, f"Rows and Columns (0028,0010-0011) are {fmt.rows} and {fmt.columns}"
         )
     fits = 0 < fmt.bits_stored <= fmt.high_bit + 1 <= fmt.bits_allocated
     if fmt.bits_allocated not in BITS_ALLOCATED or not fits or fmt.pixel_representation not in (0, 1):
         raise SeriesError(
-            "inconsistent-slices",
+            FailureCode.INCONSISTENT_SLICES,
             f"Bits Allocated, Bits Stored, High Bit, Pixel Representation (0028,0100-0103) are "
             f"{fmt.bits_allocated}, {fmt.bits_stored}, {fmt.high_bit}, {fmt.pixel_representation}; allowed are "
             f"{BITS_ALLOCATED} bits, stored bits within them, and 0 or 1",
         )
-
-
-def native_frame_bytes(pixel_format: PixelFormat) -> int:
-    """Give the bytes of one decoded frame."""
-    fmt = pixel_format
-    return fmt.rows * fmt.columns * fmt.samples_per_pixel * fmt.bits_allocated // 8
 
 
 def read_slices(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[NDArray[np.integer]]:
@@ -113,7 +98,7 @@ def read_slices(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[NDArray
             fmt = stack.formats[slices.format[i]]
             with _reported(_uid(slices, i)):
                 yield (
-                    _native_frame(held, fmt, slices, i) if is_native(fmt) else _encoded_frame(held, fmt, slices, i)
+                    _native_frame(held, fmt, slices, i) if fmt.is_native else _encoded_frame(held, fmt, slices, i)
                 )
 
 
@@ -150,23 +135,18 @@ class _HeldFile:
         return self._frames
 
 
-def is_native(fmt: PixelFormat) -> bool:
-    """Whether pixels are written as they are, in one piece."""
-    return not UID(fmt.transfer_syntax_uid).is_encapsulated
-
-
 def _native_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> NDArray[np.integer]:
-    length, frame, frame_bytes = int(slices.pixel_length[i]), int(slices.frame[i]), native_frame_bytes(fmt)
+    length, frame, frame_bytes = int(slices.pixel_length[i]), int(slices.frame[i]), fmt.frame_bytes
     is_deflated = fmt.transfer_syntax_uid == DEFLATED
     with held.open(slices.locations[i], int(slices.file_bytes[i]), deflated=is_deflated) as stream:
         stream.seek(int(slices.pixel_offset[i]) + frame * frame_bytes)
         content = stream.read(min(frame_bytes, max(0, length - frame * frame_bytes)))
     if len(content) < frame_bytes:
         raise SeriesError(
-            "truncated-pixel-data",
+            FailureCode.TRUNCATED_PIXEL_DATA,
             f"Pixel Data (7FE0,0010) of slice {_uid(slices, i)} ends after {len(content)} bytes of {frame_bytes}",
         )
-    if fmt.transfer_syntax_uid not in NATIVE_LITTLE_ENDIAN:
+    if fmt.transfer_syntax_uid not in READ_AS_THEY_ARE:
         return _decode(content, fmt)
     dtype = np.dtype(f"<{'i' if fmt.pixel_representation else 'u'}{fmt.bits_allocated // 8}")
     return np.frombuffer(content, dtype).reshape(fmt.rows, fmt.columns)
@@ -183,14 +163,16 @@ def _encoded_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) ->
     frame = int(slices.frame[i])
     if frame >= len(frames):
         raise SeriesError(
-            "truncated-pixel-data", f"Pixel Data (7FE0,0010) holds {len(frames)} frames of {fmt.number_of_frames}"
+            FailureCode.TRUNCATED_PIXEL_DATA,
+            f"Pixel Data (7FE0,0010) holds {len(frames)} frames of {fmt.number_of_frames}",
         )
     encoded = frames[frame]
-    claimed = stated_size(encoded) if fmt.transfer_syntax_uid != RLELossless else None
+    claimed = stated_size(encoded) if fmt.transfer_syntax_uid != RLE_LOSSLESS else None
     if claimed is not None and claimed != (fmt.rows, fmt.columns):
         raise ValueError(f"the frame is {claimed} pixels, Rows and Columns are {(fmt.rows, fmt.columns)}")
-    if fmt.transfer_syntax_uid in JPEG_SYNTAXES:
-        return _decode_jpeg(encoded, fmt)
+    decode = _JPEG_DECODERS.get(TRANSFER_SYNTAXES[fmt.transfer_syntax_uid].decoder)
+    if decode is not None:
+        return _decode_jpeg(encoded, fmt, decode)
     return _decode(encapsulate([encoded], has_bot=False), fmt)
 
 
@@ -198,7 +180,7 @@ def _decode(content: bytes, fmt: PixelFormat) -> NDArray[np.integer]:
     """Decode the one frame of a Pixel Data value with pydicom's decoders."""
     uid = UID(fmt.transfer_syntax_uid)
     # Of words that nobody encoded pydicom would take the lower bits, wherever High Bit is.
-    as_words = uid == RLELossless or not uid.is_encapsulated
+    as_words = uid == RLE_LOSSLESS or fmt.is_native
     options: dict[str, Any] = {
         "rows": fmt.rows,
         "columns": fmt.columns,
@@ -214,17 +196,23 @@ def _decode(content: bytes, fmt: PixelFormat) -> NDArray[np.integer]:
         # Decoders warn of fragments and of bits that disagree; what matters is checked in what they return.
         warnings.simplefilter("ignore")
         decoded, _ = get_decoder(uid).as_array(
-            content, index=0, raw=True, decoding_plugin=FASTEST_PLUGIN.get(uid, ""), **options
+            content,
+            index=0,
+            raw=True,
+            decoding_plugin=_PYDICOM_PLUGINS.get(TRANSFER_SYNTAXES[uid].decoder, ""),
+            **options,
         )
     return decoded
 
 
-def _decode_jpeg(encoded: bytes, fmt: PixelFormat) -> NDArray[np.integer]:
+def _decode_jpeg(
+    encoded: bytes, fmt: PixelFormat, decode: Callable[[bytes], NDArray[np.integer]]
+) -> NDArray[np.integer]:
     # libjpeg fills in what is missing from a stream that was cut off, with no more than a warning; CharLS takes
     # seconds to find out.
     if JPEG_END not in encoded[-JPEG_TAIL_BYTES:]:
-        raise SeriesError("truncated-pixel-data", "a JPEG frame lacks its end")
-    decoded = JPEG_SYNTAXES[fmt.transfer_syntax_uid](encoded)
+        raise SeriesError(FailureCode.TRUNCATED_PIXEL_DATA, "a JPEG frame lacks its end")
+    decoded = decode(encoded)
     if decoded.shape != (fmt.rows, fmt.columns):
         raise ValueError(f"the JPEG has shape {decoded.shape}, Rows and Columns are {fmt.rows} and {fmt.columns}")
     if 8 * decoded.itemsize < fmt.bits_stored:
@@ -241,7 +229,7 @@ def _reported(uid: str) -> Iterator[None]:
     except SeriesError:
         raise
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise SeriesError("unreadable", f"{type(error).__name__} while reading slice {uid}") from error
+        raise SeriesError(FailureCode.UNREADABLE, f"{type(error).__name__} while reading slice {uid}") from error
     except (
         ValueError,
         RuntimeError,
@@ -252,12 +240,14 @@ def _reported(uid: str) -> Iterator[None]:
         TypeError,
         struct.error,
     ) as error:
-        raise SeriesError("undecodable", f"Pixel Data (7FE0,0010) cannot be decoded: {error}") from error
+        raise SeriesError(FailureCode.UNDECODABLE, f"Pixel Data (7FE0,0010) cannot be decoded: {error}") from error
     except BaseException as error:
         # A decoder in Rust panics with this; it derives from BaseException alone, and no module exports it.
         if type(error).__name__ != "PanicException":
             raise
-        raise SeriesError("undecodable", f"Pixel Data (7FE0,0010) makes the decoder panic: {error}") from error
+        raise SeriesError(
+            FailureCode.UNDECODABLE, f"Pixel Data (7FE0,0010) makes the decoder panic: {error}"
+        ) from error
 
 
 def _uid(slices: Slices, i: int) -> str:

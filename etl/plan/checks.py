@@ -7,11 +7,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from etl.dicom.inflate import DEFLATED
-from etl.dicom.pixels import is_native, native_frame_bytes
+from etl.codes import FailureCode, WarningCode
 from etl.digests import source_digest
 from etl.errors import SeriesError
 from etl.stack import Stack
+from etl.transfer_syntaxes import DEFLATED
 from etl.volume.geometry import Layout
 
 # Far beyond any scanner, and within float32.
@@ -35,13 +35,13 @@ def check_rescale(stack: Stack) -> None:
     lacking = int((~usable).sum())
     if lacking:
         raise SeriesError(
-            "missing-rescale",
+            FailureCode.MISSING_RESCALE,
             f"Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is absent or beyond 1e6, or the slope 0, "
             f"in {lacking} of {len(stack.slices)} slices; both are needed",
         )
     if stack.key.rescale_type.upper() != "HU":
         raise SeriesError(
-            "missing-rescale", f"Rescale Type (0028,1054) is {stack.key.rescale_type!r}; 'HU' is allowed"
+            FailureCode.MISSING_RESCALE, f"Rescale Type (0028,1054) is {stack.key.rescale_type!r}; 'HU' is allowed"
         )
 
 
@@ -67,17 +67,17 @@ def check_complete(stack: Stack) -> None:
     short = is_cut_short(stack)
     if short.any():
         raise SeriesError(
-            "truncated-pixel-data",
+            FailureCode.TRUNCATED_PIXEL_DATA,
             f"Pixel Data (7FE0,0010) is longer than the file in {int(short.sum())} of {len(slices)} slices",
         )
-    expected = np.array([native_frame_bytes(fmt) * fmt.number_of_frames for fmt in stack.formats])[slices.format]
-    row = np.array([native_frame_bytes(fmt) // max(1, fmt.rows) for fmt in stack.formats])[slices.format]
-    native = np.array([is_native(fmt) for fmt in stack.formats])[slices.format]
+    expected = np.array([fmt.frame_bytes * fmt.number_of_frames for fmt in stack.formats])[slices.format]
+    row = np.array([fmt.frame_bytes // max(1, fmt.rows) for fmt in stack.formats])[slices.format]
+    native = np.array([fmt.is_native for fmt in stack.formats])[slices.format]
     long = native & (slices.pixel_length >= expected + row)
     if long.any():
         first = int(np.flatnonzero(long)[0])
         raise SeriesError(
-            "inconsistent-slices",
+            FailureCode.INCONSISTENT_SLICES,
             f"Pixel Data (7FE0,0010) has {slices.pixel_length[first]} bytes where Rows, Columns, Bits Allocated "
             f"and Number of Frames make it {expected[first]}, in {int(long.sum())} of {len(slices)} slices",
         )
@@ -95,7 +95,7 @@ def check_gaps(layout: Layout, max_gap_mm: float) -> None:
     if len(lost) and lost.max() > max_gap_mm:
         usual = float(np.median(layout.gaps_mm[~layout.missing]))
         raise SeriesError(
-            "missing-slices",
+            FailureCode.MISSING_SLICES,
             f"{len(lost)} gaps of up to {lost.max():.3f} mm where {usual:.3f} mm is usual; allowed is "
             f"max-gap-mm {max_gap_mm}",
         )
@@ -105,13 +105,14 @@ def layout_warnings(stack: Stack, layout: Layout) -> tuple[str, ...]:
     """Give the codes of what is unusual about a stack and still comes out right."""
     padding = stack.slices.padding[:, 0]
     found = {
-        "gantry-tilt": layout.gantry_tilt_deg != 0,
-        "missing-slice": bool(layout.missing.any()),
-        "irregular-spacing": not layout.is_regular,
-        "shifted-slices": not layout.is_even,
-        "mixed-padding": len(np.unique(padding[np.isfinite(padding)])) + bool(np.isnan(padding).any()) > 1,
-        "duplicates-dropped": stack.copies is not None,
-        "lossy-compressed": stack.lossy,
+        WarningCode.GANTRY_TILT: layout.gantry_tilt_deg != 0,
+        WarningCode.MISSING_SLICE: bool(layout.missing.any()),
+        WarningCode.IRREGULAR_SPACING: not layout.is_regular,
+        WarningCode.SHIFTED_SLICES: not layout.is_even,
+        WarningCode.MIXED_PADDING: len(np.unique(padding[np.isfinite(padding)])) + bool(np.isnan(padding).any())
+        > 1,
+        WarningCode.DUPLICATES_DROPPED: stack.copies is not None,
+        WarningCode.LOSSY_COMPRESSED: stack.lossy,
     }
     return tuple(code for code, applies in found.items() if applies)
 
@@ -163,10 +164,10 @@ def check_size(stack: Stack, count: tuple[int, int, int], *, limit_mb: int) -> N
         ``too-large``
     """
     volume_mb = 4 * math.prod(count) / (1 << 20)
-    slice_mb = max(native_frame_bytes(fmt) for fmt in stack.formats) / (1 << 20)
+    slice_mb = max(fmt.frame_bytes for fmt in stack.formats) / (1 << 20)
     if max(volume_mb, slice_mb) > limit_mb:
         raise SeriesError(
-            "too-large",
+            FailureCode.TOO_LARGE,
             f"the volume would have {volume_mb:.0f} MB, a slice has {slice_mb:.0f} MB; allowed is max-volume-mb "
             f"{limit_mb}",
         )

@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from etl.errors import FailureCode, SeriesError
+from etl.codes import FailureCode
+from etl.errors import SeriesError
 from etl.stack import StackKey
 
-_GEOMETRY: FailureCode = "missing-geometry"
+_GEOMETRY: FailureCode = FailureCode.MISSING_GEOMETRY
 _CODES: dict[str, tuple[FailureCode, str]] = {
     "orientation": (_GEOMETRY, "Image Orientation (0020,0037) is absent"),
     "pixel_spacing_mm": (_GEOMETRY, "Pixel Spacing (0028,0030) is absent"),
-    "rescale_type": ("missing-rescale", "Rescale Type (0028,1054) is not 'HU'"),
-    "modality": ("inconsistent-slices", "Modality (0008,0060) is absent"),
+    "rescale_type": (FailureCode.MISSING_RESCALE, "Rescale Type (0028,1054) is not 'HU'"),
+    "modality": (FailureCode.INCONSISTENT_SLICES, "Modality (0008,0060) is absent"),
 }
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from etl.codes import ExclusionCode, FailureCode, WarningCode
 from etl.config import Config
-from etl.dicom.pixels import check_pixel_format, native_frame_bytes
+from etl.dicom.pixels import check_pixel_format
 from etl.digests import json_digest
 from etl.entry import Entry
 from etl.errors import SeriesError, UsageError
@@ -66,7 +67,7 @@ class SeriesTask:
     @property
     def bytes_in(self) -> int:
         """Bytes of pixel data once decoded; the measure of how much work this is."""
-        return sum(native_frame_bytes(self.stack.formats[i]) for i in self.stack.slices.format)
+        return sum(self.stack.formats[i].frame_bytes for i in self.stack.slices.format)
 
     @property
     def row_count(self) -> int:
@@ -130,7 +131,9 @@ def make_plan(scan: ScanResult, config: Config) -> Plan:
     if config.series == "default":
         others = [task.entry for task in tasks if defaults[task.entry.patient_id] != task.entry.series_key]
         settled += [
-            entry.excluded("not-selected", f"series {defaults[entry.patient_id]} is the default; {entry.detail}")
+            entry.excluded(
+                ExclusionCode.NOT_SELECTED, f"series {defaults[entry.patient_id]} is the default; {entry.detail}"
+            )
             for entry in others
         ]
         tasks = [task for task in tasks if defaults[task.entry.patient_id] == task.entry.series_key]
@@ -200,14 +203,16 @@ def _entry(stack: Stack) -> Entry:
         series_key=series_key(key.series_number, key.series_instance_uid, stack.number),
         slices=len(stack.slices),
         outcome="written",
-        warnings=("no-patient-id",) if key.patient_id_from_path else (),
+        warnings=(WarningCode.NO_PATIENT_ID,) if key.patient_id_from_path else (),
         bytes_in=int(stack.slices.file_bytes.sum()),
     )
 
 
 def _unreadable(name_from_path: str, detail: str) -> Entry:
     key = patient_key(name_from_path)
-    return Entry(name_from_path, key, "", 0, "", 0, "failed", "unreadable", detail, ("no-patient-id",))
+    return Entry(
+        name_from_path, key, "", 0, "", 0, "failed", FailureCode.UNREADABLE, detail, (WarningCode.NO_PATIENT_ID,)
+    )
 
 
 def _task(stack: Stack, entry: Entry, config: Config, config_digest: str) -> SeriesTask:

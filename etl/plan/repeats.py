@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import FailureCode
 from etl.errors import SeriesError
 from etl.stack import Slices
 from etl.volume.geometry import MAX_POSITION_MM, SAME_POSITION_MM
@@ -119,7 +120,7 @@ def split_repeats(
     repeated = sum(count - 1 for count in Counter(places).values())
     names = ", ".join(REPEAT_NAMES[: repeat.shape[1]])
     raise SeriesError(
-        "duplicate-positions",
+        FailureCode.DUPLICATE_POSITIONS,
         f"{repeated} of {len(places)} slices lie at a position that another one has; none of {names} tells them "
         "apart",
     )

@@ -9,11 +9,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from etl.dicom.pixels import NATIVE_LITTLE_ENDIAN
+from etl.codes import FailureCode
 from etl.errors import SeriesError
 from etl.plan.checks import is_cut_short
 from etl.plan.repeats import drop_copies, split_repeats
 from etl.stack import Stack
+from etl.transfer_syntaxes import READ_AS_THEY_ARE
 from etl.volume.geometry import MAX_POSITION_MM, slice_axes
 
 
@@ -43,7 +44,7 @@ def check_origin(stack: Stack) -> None:
     """
     if _has_several_origins(stack):
         raise SeriesError(
-            "inconsistent-slices",
+            FailureCode.INCONSISTENT_SLICES,
             "files without Series Instance UID (0020,000E) come from several folders or zips of one name and "
             "would be taken for one series; rename these, or run them into stores of their own",
         )
@@ -65,10 +66,10 @@ def _split(stack: Stack) -> list[Stack]:
     if _has_several_origins(stack):
         return [stack]
     slices = stack.slices
-    native = np.array([fmt.transfer_syntax_uid not in NATIVE_LITTLE_ENDIAN for fmt in stack.formats])
+    takes_decoding = np.array([fmt.transfer_syntax_uid not in READ_AS_THEY_ARE for fmt in stack.formats])
     # A copy that was cut off must not stand for a whole one.
     is_short = is_cut_short(stack)
-    keep, dropped = drop_copies(slices, 2 * is_short.astype(np.int64) + native[slices.format])
+    keep, dropped = drop_copies(slices, 2 * is_short.astype(np.int64) + takes_decoding[slices.format])
     copies = dropped[~is_short[dropped]]
     once = stack
     if len(dropped):

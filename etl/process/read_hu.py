@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import FailureCode
 from etl.config import Config
 from etl.dicom.pixels import read_slices
 from etl.errors import SeriesError
@@ -94,7 +95,8 @@ def check_copies(stack: Stack, *, limit_bytes: int = 4 << 30) -> None:
         if not np.array_equal(_stored(original, fmt), _stored(copy, other)):
             uid = others.sop_instance_uid[n].decode("ascii", "replace")
             raise SeriesError(
-                "duplicate-positions", f"SOP Instance UID (0008,0018) {uid} is there twice with different pixels"
+                FailureCode.DUPLICATE_POSITIONS,
+                f"SOP Instance UID (0008,0018) {uid} is there twice with different pixels",
             )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import FailureCode
 from etl.config import Config
 from etl.entry import Entry
 from etl.errors import DiskFullError, SeriesError
@@ -59,15 +60,17 @@ def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) 
     except SeriesError as error:
         receipt = Receipt(task.entry.failed(error.code, str(error)))
     except MemoryError:
-        receipt = Receipt(task.entry.failed("too-large", "MemoryError: the worker's memory did not suffice"))
+        receipt = Receipt(
+            task.entry.failed(FailureCode.TOO_LARGE, "MemoryError: the worker's memory did not suffice")
+        )
     except DiskFullError as error:
-        receipt = Receipt(task.entry.failed("internal-error", str(error)), disk_is_full=True)
+        receipt = Receipt(task.entry.failed(FailureCode.INTERNAL_ERROR, str(error)), disk_is_full=True)
     except TimeoutError as error:
-        receipt = Receipt(task.entry.failed("unreadable", f"given up after time-limit-s: {error}"))
+        receipt = Receipt(task.entry.failed(FailureCode.UNREADABLE, f"given up after time-limit-s: {error}"))
     except Exception as error:  # noqa: BLE001 - the one place: a run must outlive any series
         receipt = Receipt(
             # The message may quote paths, which belong into the run directory only.
-            task.entry.failed("internal-error", _kind(error)),
+            task.entry.failed(FailureCode.INTERNAL_ERROR, _kind(error)),
             traceback.format_exc(),
         )
     return replace(receipt, entry=replace(receipt.entry, seconds=round(time.perf_counter() - start, 3)))
@@ -101,7 +104,7 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
     )
     # A worker on another host may outlive the run that sent the task.
     if abandoned.is_set() or not os.path.exists(lock_token):
-        raise SeriesError("unreadable", "the run gave up before this was written")
+        raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
     written = StoreWriter(store_path).publish(entry.patient_key, entry.series_key, keys)
     if task.picture is not None:
         # Another host may not see the folder; the driver then draws from the store.

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from etl.codes import words_of
 from etl.errors import StoreError
 from etl.read.patients import Store, Volume, open_store
 from etl.report.histogram import draw_histogram
-from etl.report.words import explain
 from etl.volume.hounsfield import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["explain"] = explain
+    environment.globals["words_of"] = words_of
     page = environment.get_template("report.html.jinja").generate(
         totals=_totals(store, volumes, ledger, run or {}),
         fingerprint=_fingerprint(store),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etl.codes import FailureCode
 from etl.config import Config
 from etl.digests import FORMAT_VERSION
 from etl.entry import Entry, count_outcomes
@@ -178,7 +179,7 @@ def _confirmed(entry: Entry, writer: StoreWriter) -> Entry:
     """Believe a worker that it wrote only if the driver finds it: a remote one may not see the same disk."""
     if entry.outcome == "written" and writer.published(entry.patient_key, entry.series_key) is None:
         return entry.failed(
-            "internal-error", "a worker wrote it, and it is not in the store: another file system?"
+            FailureCode.INTERNAL_ERROR, "a worker wrote it, and it is not in the store: another file system?"
         )
     return entry
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from etl.codes import FailureCode
 from etl.entry import Entry
 from etl.plan.plan import Plan, SeriesTask
 from etl.process.series import Receipt
@@ -51,13 +52,13 @@ def account_for_all(
     accounted, pending = [], 0
     for task in tasks:
         receipt = by_key.get((task.entry.patient_key, task.entry.series_key))
-        if receipt is None or receipt.entry.reason == "worker-died":
+        if receipt is None or receipt.entry.reason == FailureCode.WORKER_DIED:
             published = _find(task, writer)
             if published is not None:
                 receipt = Receipt(_as_written(task.entry, published, writer))
             elif receipt is None:
                 detail = "not reached: the run was stopped before it; the next run goes on here"
-                receipt = Receipt(task.entry.failed("internal-error", detail))
+                receipt = Receipt(task.entry.failed(FailureCode.INTERNAL_ERROR, detail))
                 pending += 1
         accounted.append(receipt)
     return accounted, pending

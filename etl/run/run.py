@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from etl.codes import FailureCode
 from etl.config import Config
 from etl.dicom.sources import find_sources
 from etl.errors import ClusterError, DiskFullError
@@ -147,7 +148,9 @@ def _process_all(
             )
             for task, result in outcomes:
                 receipt = result or Receipt(
-                    task.entry.failed("worker-died", "the worker process died twice while at this series")
+                    task.entry.failed(
+                        FailureCode.WORKER_DIED, "the worker process died twice while at this series"
+                    )
                 )
                 receipts.append(receipt)
                 meter.advance(byte_count=task.entry.bytes_in, failed=receipt.entry.outcome == "failed")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from etl.codes import ExclusionCode
 from etl.entry import Entry
 
 if TYPE_CHECKING:
@@ -49,7 +50,12 @@ def scan_summary(scan: ScanResult, plan: Plan) -> dict[str, Any]:
     }
 
 
-_NOT_VOLUMES = {"not-ct", "localizer", "secondary-capture", "no-pixels"}
+_NOT_VOLUMES = {
+    ExclusionCode.NOT_CT,
+    ExclusionCode.LOCALIZER,
+    ExclusionCode.SECONDARY_CAPTURE,
+    ExclusionCode.NO_PIXELS,
+}
 
 
 def print_scan(summary: Mapping[str, Any]) -> None:

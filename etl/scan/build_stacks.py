@@ -10,16 +10,7 @@ from pydicom.dataset import Dataset
 
 from etl.dicom.attributes import allowed_attributes, read_text
 from etl.stack import Location, PixelFormat, Slices, Stack, StackKey, common_key
-
-LOSSY_SYNTAXES = frozenset(
-    {
-        "1.2.840.10008.1.2.4.50",
-        "1.2.840.10008.1.2.4.51",
-        "1.2.840.10008.1.2.4.81",
-        "1.2.840.10008.1.2.4.91",
-        "1.2.840.10008.1.2.4.203",
-    }
-)
+from etl.transfer_syntaxes import TRANSFER_SYNTAXES
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +101,6 @@ def _has_contrast(dataset: Dataset) -> bool:
 
 
 def _is_lossy(row: SliceRecord) -> bool:
-    return (
-        row.pixel_format.transfer_syntax_uid in LOSSY_SYNTAXES
-        or read_text(row.dataset, "LossyImageCompression") == "01"
-    )
+    syntax = TRANSFER_SYNTAXES.get(row.pixel_format.transfer_syntax_uid)
+    is_lossy_syntax = syntax is not None and syntax.is_lossy
+    return is_lossy_syntax or read_text(row.dataset, "LossyImageCompression") == "01"

@@ -20,11 +20,12 @@ from pydicom.tag import Tag
 
 from etl.dicom.attributes import read_text
 from etl.dicom.fast_header import Header, QuickReader
-from etl.dicom.inflate import DEFLATED, inflated
+from etl.dicom.inflate import inflated
 from etl.dicom.sources import Opener, Source, list_members, nested_archive
 from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks
 from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
 from etl.stack import Location, Stack, StackKey
+from etl.transfer_syntaxes import DEFLATED
 from etl.workers.time_limit import TimeLimit
 
 Part = TypeVar("Part")

@@ -14,10 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from etl.dicom.attributes import ALLOWED_KEYWORDS, read_float, read_floats, read_int, read_text, read_value
-from etl.dicom.inflate import DEFLATED
 from etl.scan.build_stacks import SliceRecord
 from etl.scan.identity import Identity, substitute_uid, uid
 from etl.stack import Location, PixelFormat, StackKey
+from etl.transfer_syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 
 HEADER_KEYWORDS = (
     *ALLOWED_KEYWORDS,
@@ -187,7 +187,8 @@ def _stack_key(
 def _pixel_format(dataset: Dataset, syntax: str, frames: int) -> PixelFormat:
     if not syntax:
         implicit, little = dataset.original_encoding
-        syntax = "1.2.840.10008.1.2" if implicit else f"1.2.840.10008.1.2.{1 if little else 2}"
+        explicit = EXPLICIT_LITTLE_ENDIAN if little else EXPLICIT_BIG_ENDIAN
+        syntax = IMPLICIT_LITTLE_ENDIAN if implicit else explicit
     return PixelFormat(
         transfer_syntax_uid=syntax,
         rows=read_int(dataset, "Rows", 0),

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import FailureCode
 from etl.errors import SeriesError
 
 # Image Position is a decimal string: scanners print two to six decimals, so closer positions are the same one.
@@ -102,20 +103,20 @@ def slice_axes(orientation: tuple[float, ...]) -> NDArray[np.float64]:
     values = np.asarray(orientation, np.float64)
     if values.shape != (6,) or not np.isfinite(values).all():
         raise SeriesError(
-            "missing-geometry", f"Image Orientation (0020,0037) is {orientation}; six numbers are needed"
+            FailureCode.MISSING_GEOMETRY, f"Image Orientation (0020,0037) is {orientation}; six numbers are needed"
         )
     along_columns, along_rows = values[:3], values[3:]
     lengths = np.linalg.norm(along_columns), np.linalg.norm(along_rows)
     if min(lengths) < 0.9 or max(lengths) > 1.1:
         raise SeriesError(
-            "missing-geometry",
+            FailureCode.MISSING_GEOMETRY,
             f"Image Orientation (0020,0037) is {orientation}; two unit directions are needed",
         )
     along_columns, along_rows = along_columns / lengths[0], along_rows / lengths[1]
     cosine = float(along_columns @ along_rows)
     if abs(cosine) > ORTHOGONAL_TOLERANCE:
         raise SeriesError(
-            "missing-geometry",
+            FailureCode.MISSING_GEOMETRY,
             f"Image Orientation (0020,0037) is {orientation}; its directions must be at right angles",
         )
     along_rows = along_rows - cosine * along_columns
@@ -159,14 +160,14 @@ def lay_out(
         PIXEL_SPACING_MM[0] <= spacing <= PIXEL_SPACING_MM[1] for spacing in pixel_spacing_mm
     ):
         raise SeriesError(
-            "missing-geometry",
+            FailureCode.MISSING_GEOMETRY,
             f"Pixel Spacing (0028,0030) is {pixel_spacing_mm}; two numbers from {PIXEL_SPACING_MM[0]} to "
             f"{PIXEL_SPACING_MM[1]} mm are needed",
         )
     lacking = np.asarray(~(np.abs(position_lps_mm) <= MAX_POSITION_MM).all(axis=1))
     if lacking.any():
         raise SeriesError(
-            "missing-geometry",
+            FailureCode.MISSING_GEOMETRY,
             f"Image Position (0020,0032) is absent or beyond {MAX_POSITION_MM:.0e} mm in {int(lacking.sum())} of "
             f"{len(lacking)} slices",
         )
@@ -177,7 +178,7 @@ def lay_out(
     doubled = int((gaps < SAME_POSITION_MM).sum())
     if doubled:
         raise SeriesError(
-            "duplicate-positions",
+            FailureCode.DUPLICATE_POSITIONS,
             f"{doubled} of {len(order)} slices lie within {SAME_POSITION_MM} mm of the one before",
         )
     _refuse_close(gaps, thickness_mm)
@@ -203,7 +204,7 @@ def _refuse_close(gaps_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64
     close = int((gaps_mm < CLOSE_SHARE * usual).sum())
     if close > max(1, CLOSE_MAX_SHARE * len(gaps_mm)):
         raise SeriesError(
-            "duplicate-positions",
+            FailureCode.DUPLICATE_POSITIONS,
             f"{close} of {len(gaps_mm)} gaps are below {CLOSE_SHARE * usual:.3f} mm where slices are {usual:.3f} "
             "mm thick or apart: several scans of one region that nothing tells apart",
         )

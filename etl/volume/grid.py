@@ -22,6 +22,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import FailureCode
 from etl.errors import SeriesError
 from etl.volume.geometry import Layout
 from etl.volume.patient_space import Geometry
@@ -214,7 +215,7 @@ def _place_by_zoom(layout: Layout, factors: Triple) -> tuple[Shape, NDArray[np.f
     count = [round(n * f) for n, f in zip(lengths, factors, strict=True)]
     if min(count) < 1:
         raise SeriesError(
-            "inconsistent-slices", f"zoom {factors} leaves nothing of {lengths} (slices, rows, columns)"
+            FailureCode.INCONSISTENT_SLICES, f"zoom {factors} leaves nothing of {lengths} (slices, rows, columns)"
         )
     samples = [(n - 1) / (m - 1) if m > 1 else 1.0 for n, m in zip(lengths, count, strict=True)]
     advance = np.diag([0.0, layout.row_spacing_mm * samples[1], layout.column_spacing_mm * samples[2]])
@@ -231,16 +232,20 @@ def _require_regular(layout: Layout) -> None:
     gaps = layout.gaps_mm
     found = f"gaps along the normal run from {gaps.min():.3f} to {gaps.max():.3f} mm"
     if layout.missing.any():
-        raise SeriesError("missing-slices", f"{found}; zoom and native need every slice")
+        raise SeriesError(FailureCode.MISSING_SLICES, f"{found}; zoom and native need every slice")
     if not layout.is_even:
-        raise SeriesError("inconsistent-slices", "slices jump in plane; zoom and native need them on one line")
+        raise SeriesError(
+            FailureCode.INCONSISTENT_SLICES, "slices jump in plane; zoom and native need them on one line"
+        )
     if not layout.is_regular:
-        raise SeriesError("inconsistent-slices", f"{found}; zoom and native need equal gaps, spacing-mm does not")
+        raise SeriesError(
+            FailureCode.INCONSISTENT_SLICES, f"{found}; zoom and native need equal gaps, spacing-mm does not"
+        )
     along = layout.offset_mm[:, 0]
     astray = float(np.abs(along - np.linspace(along[0], along[-1], len(along))).max())
     if astray > ASTRAY_SHARE * float(np.median(gaps)):
         raise SeriesError(
-            "inconsistent-slices",
+            FailureCode.INCONSISTENT_SLICES,
             f"{found} and add up to {astray:.3f} mm off an even spacing; zoom and native need equal gaps, "
             "spacing-mm does not",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import FailureCode
 from etl.errors import SeriesError
 
 AIR_HU = -1024.0
@@ -48,7 +49,7 @@ def to_hounsfield(stored: NDArray[np.integer], *, slope: float, intercept: float
     """
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
         raise SeriesError(
-            "missing-rescale",
+            FailureCode.MISSING_RESCALE,
             f"Rescale Slope (0028,1053) is {slope}, Rescale Intercept (0028,1052) is {intercept}; "
             "two finite numbers and a slope other than 0 are needed",
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import WarningCode
+
 # Every fourth pixel of every fourth row tells as much about a distribution as all of them.
 STRIDE = 4
 AIR_HU = (-1060.0, -940.0)
@@ -89,11 +91,11 @@ class Quality:
         """Give the codes of what is odd."""
         sampled = max(1, self._sampled)
         found = {
-            "implicit-padding": self._implicit > 0,
-            "no-air-peak": self._air / sampled < AIR_SHARE,
-            "wrap-around": self._wrapped >= WRAP_PIXELS,
-            "constant-slice": self._constant > 0,
-            "implausible-hu": self._implausible / sampled > IMPLAUSIBLE_SHARE,
+            WarningCode.IMPLICIT_PADDING: self._implicit > 0,
+            WarningCode.NO_AIR_PEAK: self._air / sampled < AIR_SHARE,
+            WarningCode.WRAP_AROUND: self._wrapped >= WRAP_PIXELS,
+            WarningCode.CONSTANT_SLICE: self._constant > 0,
+            WarningCode.IMPLAUSIBLE_HU: self._implausible / sampled > IMPLAUSIBLE_SHARE,
         }
         return tuple(code for code, applies in found.items() if applies)
 

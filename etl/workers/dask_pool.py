@@ -23,7 +23,7 @@ from distributed.system import MEMORY_LIMIT
 from distributed.versions import VersionMismatchWarning
 
 from etl.errors import ClusterError, UsageError
-from etl.versions import PACKAGES, refuse_other_versions
+from etl.software import SOFTWARE, refuse_other_versions
 from etl.workers.quiet_libraries import quiet_libraries
 
 Item = TypeVar("Item")
@@ -288,5 +288,5 @@ def _connect(address: str) -> Iterator[Client]:
             client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_S)
         except TimeoutError as error:
             raise UsageError(f"scheduler {address!r} has no workers") from error
-        refuse_other_versions(cast(dict[str, Any], client.get_versions(packages=list(PACKAGES))))
+        refuse_other_versions(cast(dict[str, Any], client.get_versions(packages=list(SOFTWARE))))
         yield client

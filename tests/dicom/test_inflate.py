@@ -14,7 +14,8 @@ import pydicom
 import pytest
 from kills import small_series
 
-from etl.dicom.inflate import DEFLATED, inflated, inflated_member
+from etl.dicom.inflate import inflated, inflated_member
+from etl.transfer_syntaxes import DEFLATED
 
 
 @pytest.fixture(scope="module")

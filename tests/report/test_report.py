@@ -16,11 +16,11 @@ import pytest
 from handmade_store import Series, damage_all_but_first_chunk, head, write_store
 from PIL import Image
 
-from etl.errors import EXCLUSION_CODES, FAILURE_CODES, StoreError
+from etl.codes import ExclusionCode, FailureCode, WarningCode, words_of
+from etl.errors import StoreError
 from etl.read.patients import Volume, open_store
 from etl.report.histogram import draw_histogram
 from etl.report.page import montage_of, write_report
-from etl.report.words import WARNINGS, explain
 
 WINDOW = (-1000, 2000)
 
@@ -174,7 +174,7 @@ def test_a_card_says_what_the_volume_is(tmp_path):
     text = report(tmp_path, [one]).text
     for fact in ("kernel H30s", "gantry tilt 17.5°", "source size 9 × 512 × 512", "default series"):  # noqa: RUF001
         assert fact in text
-    assert f"gantry-tilt {WARNINGS['gantry-tilt']}" in text
+    assert f"gantry-tilt {words_of('gantry-tilt')}" in text
     assert "new-code new code" in text
 
 
@@ -203,17 +203,8 @@ def test_a_report_is_replaced_as_a_whole(tmp_path):
 
 
 def test_every_code_of_the_contract_has_plain_words():
-    warnings = (
-        "gantry-tilt",
-        "irregular-spacing",
-        "missing-slice",
-        "duplicates-dropped",
-        "mixed-padding",
-        "no-patient-id",
-        "lossy-compressed",
-    )
-    for code in (*FAILURE_CODES, *EXCLUSION_CODES, *warnings):
-        assert explain(code) != code.replace("-", " ")
+    for code in (*FailureCode, *ExclusionCode, *WarningCode):
+        assert words_of(code) != code.replace("-", " ")
 
 
 def test_the_patients_right_and_front_are_at_the_upper_left(tmp_path):

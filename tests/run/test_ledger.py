@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from etl.codes import ExclusionCode, FailureCode
 from etl.entry import Entry, count_outcomes
-from etl.errors import EXCLUSION_CODES, FAILURE_CODES
 from etl.run.ledger import read_run, write_run
 
 ENTRY = Entry(
@@ -102,7 +102,7 @@ def test_a_run_that_is_not_there_reads_as_nothing(tmp_path):
 
 
 def test_reason_codes_are_those_of_the_contract():
-    assert set(EXCLUSION_CODES) == {
+    assert set(ExclusionCode) == {
         "not-ct",
         "localizer",
         "secondary-capture",
@@ -111,7 +111,7 @@ def test_reason_codes_are_those_of_the_contract():
         "not-selected",
         "no-pixels",
     }
-    assert set(FAILURE_CODES) == {
+    assert set(FailureCode) == {
         "missing-geometry",
         "missing-slices",
         "duplicate-positions",

@@ -1,0 +1,122 @@
+"""The reason and warning codes of ledger and store, each with its words.
+
+A code is stable: programs outside read it. Its words are what report, documents and terminal show.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class _Code(StrEnum):
+    """A code that equals its text, with a sentence or two for a person."""
+
+    words: str
+
+    def __new__(cls, code: str, words: str) -> Self:
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.words = words
+        return member
+
+
+class WarningCode(_Code):
+    """What is unusual about a volume that is right all the same."""
+
+    NO_PATIENT_ID = (
+        "no-patient-id",
+        "The files have no Patient ID. The name of their folder or zip stands in for it.",
+    )
+    GANTRY_TILT = "gantry-tilt", "The gantry was tilted, so slices are sheared. A grid in mm straightens this."
+    MISSING_SLICE = "missing-slice", "A slice is missing where the gap was small enough to be interpolated."
+    IRREGULAR_SPACING = (
+        "irregular-spacing",
+        "The distance between slices varies. Values were taken at the true positions.",
+    )
+    SHIFTED_SLICES = (
+        "shifted-slices",
+        "The field of view moved sideways between slices. Values were taken at the true positions.",
+    )
+    MIXED_PADDING = (
+        "mixed-padding",
+        "Slices mark pixels outside the scan with different values. All became air.",
+    )
+    DUPLICATES_DROPPED = (
+        "duplicates-dropped",
+        "The same slice occurs more than once. One copy was used.",
+    )
+    LOSSY_COMPRESSED = (
+        "lossy-compressed",
+        "The images went through lossy compression before they came here. Values are approximate.",
+    )
+    IMPLICIT_PADDING = (
+        "implicit-padding",
+        "Pixels outside the scan hold one value that no attribute declares as padding. They became air.",
+    )
+    NO_AIR_PEAK = (
+        "no-air-peak",
+        "Hardly any pixel has the value of air. The field of view may lie inside the body, or the values may "
+        "not be Hounsfield units.",
+    )
+    WRAP_AROUND = (
+        "wrap-around",
+        "Very bright pixels enclose very dark ones. Stored values may have passed their largest number and begun "
+        "again at the lowest.",
+    )
+    CONSTANT_SLICE = "constant-slice", "All pixels of a slice have the same value."
+    IMPLAUSIBLE_HU = (
+        "implausible-hu",
+        "Some values lie outside the range that CT scanners give (-1150 to 4000 HU).",
+    )
+
+
+class FailureCode(_Code):
+    """Why a wanted series cannot become a volume."""
+
+    MISSING_GEOMETRY = "missing-geometry", "Position, orientation or pixel spacing is missing or unusable."
+    MISSING_SLICES = "missing-slices", "Slices are missing, and the gap is too large to fill."
+    DUPLICATE_POSITIONS = "duplicate-positions", "Different slices claim the same position."
+    INCONSISTENT_SLICES = "inconsistent-slices", "The slices do not fit together to one volume."
+    MISSING_RESCALE = "missing-rescale", "The slope or intercept that gives Hounsfield units is missing."
+    UNSUPPORTED_TRANSFER_SYNTAX = (
+        "unsupported-transfer-syntax",
+        "The pixels are encoded in a way that cannot be read here.",
+    )
+    TRUNCATED_PIXEL_DATA = "truncated-pixel-data", "A file ends before its pixels do."
+    UNDECODABLE = "undecodable", "The compressed pixels are damaged."
+    TOO_LARGE = "too-large", "The volume needs more memory than is allowed."
+    UNREADABLE = "unreadable", "A file could not be read."
+    WORKER_DIED = "worker-died", "The process working on it was killed, most often for lack of memory."
+    INTERNAL_ERROR = (
+        "internal-error",
+        "A defect in the program (please report it), or the run was stopped before this series.",
+    )
+
+
+class ExclusionCode(_Code):
+    """Why a series is not wanted."""
+
+    NOT_CT = "not-ct", "Another modality than CT."
+    LOCALIZER = "localizer", "A scout view, not a volume."
+    SECONDARY_CAPTURE = "secondary-capture", "A derived picture, not an acquired slice."
+    TOO_FEW_SLICES = "too-few-slices", "Fewer slices than the configuration asks for."
+    SLICE_COUNT = "slice-count", "Not the number of slices that the configuration asks for."
+    NOT_SELECTED = "not-selected", "Another series of the patient is the one to keep."
+    NO_PIXELS = "no-pixels", "The files hold no image."
+
+
+_WORDS = {str(code): code.words for codes in (WarningCode, FailureCode, ExclusionCode) for code in codes}
+
+
+def words_of(code: str) -> str:
+    """Say in plain words what a code means; a code of another version stays as it is.
+
+    Examples
+    --------
+    >>> words_of("localizer")
+    'A scout view, not a volume.'
+    >>> words_of("some-new-code")
+    'some new code'
+    """
+    return _WORDS.get(code, code.replace("-", " "))
