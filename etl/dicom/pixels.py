@@ -22,9 +22,9 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from etl.codes import FailureCode
+from etl.dicom.containers import Opener
 from etl.dicom.frame_size import stated_size
 from etl.dicom.inflate import inflated
-from etl.dicom.sources import Opener
 from etl.errors import SeriesError
 from etl.stack import Location, PixelFormat, Slices, Stack
 from etl.transfer_syntaxes import DEFLATED, READ_AS_THEY_ARE, RLE_LOSSLESS, TRANSFER_SYNTAXES, Decoder

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from etl.config import Config
-from etl.dicom.sources import Source, find_sources, list_members
+from etl.dicom.containers import open_container
+from etl.dicom.sources import Source, find_sources
 from etl.digests import json_digest
 from etl.entry import Entry
 from etl.errors import StoreError
@@ -80,12 +81,11 @@ def input_digest(sources: Iterable[Source], config: Config) -> str | None:
     try:
         for source in sources:
             digest.update(_bytes(source.container))
-            for member in ("",) if source.is_zip else list_members(source, problems):
-                status = os.stat(os.path.join(source.container, member) if member else source.container)
-                if max(status.st_mtime_ns, status.st_ctime_ns) > newest_ns:
+            container = open_container(source.container)
+            for name, state in container.states(source.list_members(container, problems)):
+                if max(state.modified_ns, state.changed_ns) > newest_ns:
                     return None
-                seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-                digest.update(b"\0%s\0%d %d %d %d" % (_bytes(member), *seen))
+                digest.update(b"\0%s\0%d %d %d %d" % (_bytes(name), *state))
     except OSError:
         return None
     return None if problems else digest.hexdigest()

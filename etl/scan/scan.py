@@ -19,9 +19,10 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
 from etl.dicom.attributes import read_text
+from etl.dicom.containers import Opener
 from etl.dicom.fast_header import Header, QuickReader
 from etl.dicom.inflate import inflated
-from etl.dicom.sources import Opener, Source, list_members, nested_archive
+from etl.dicom.sources import Source, inner_source
 from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks
 from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
 from etl.stack import Location, Stack, StackKey
@@ -86,8 +87,9 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
     files = ignored_files = 0
     with TimeLimit[list[SliceRecord]](limits.header_limit_s) as caller, Opener() as opener:
         read_rows = _RowReader(opener, source.name, limits)
-        for members in _batched(list_members(source, problems)):
-            archives = {member: nested_archive(source, member) for member in members}
+        container = opener.container(source.container)
+        for members in _batched(source.list_members(container, problems)):
+            archives = {member: inner_source(container, member) for member in members}
             nested += [scan_source(archive, limits) for archive in archives.values() if archive is not None]
             locations = [Location(source.container, member) for member in members if archives[member] is None]
             files += len(locations)

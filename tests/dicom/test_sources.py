@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from etl.dicom.sources import Opener, Source, find_sources, list_members, nested_archive
+from etl.dicom.containers import Opener, open_container
+from etl.dicom.sources import Source, find_sources, inner_source
 from etl.errors import UsageError
 from etl.stack import Location
 
@@ -37,12 +38,16 @@ def write_zip(path, files):
     return path
 
 
+def list_members(source):
+    return list(source.list_members(open_container(source.container), []))
+
+
 def read_all(sources):
     """Every file of some sources: where it is and what is in it."""
     found = []
     with Opener() as opener:
         for source in sources:
-            for member in list_members(source, []):
+            for member in list_members(source):
                 location = Location(source.container, member)
                 with opener.open(location) as stream:
                     content = stream.read()
@@ -65,18 +70,18 @@ def test_top_level_folders_and_zips_are_sources_named_for_themselves(tmp_path):
     write_zip(tmp_path / "CQ500CT7.zip", {"x": b"x"})
     names = {source.name: source for source in find_sources([str(tmp_path)])}
     assert {"a", "b", "CQ500CT7"} <= set(names)
-    assert names["CQ500CT7"].is_zip
-    assert not names["a"].is_zip
+    assert Path(names["CQ500CT7"].container).is_file()
+    assert Path(names["a"].container).is_dir()
 
 
 def test_members_come_in_the_same_order_whatever_the_order_of_creation(tmp_path):
     write_tree(tmp_path / "one" / "p", {"b/2": b"", "a": b"", "c": b""})
     write_tree(tmp_path / "two" / "p", {"c": b"", "a": b"", "b/2": b""})
-    lists = [[list(list_members(s, [])) for s in find_sources([str(tmp_path / n)])] for n in ("one", "two")]
+    lists = [[list(list_members(s)) for s in find_sources([str(tmp_path / n)])] for n in ("one", "two")]
     assert lists[0] == lists[1]
     one = write_zip(tmp_path / "one.zip", {"b": b"", "a": b""})
     two = write_zip(tmp_path / "two.zip", {"a": b"", "b": b""})
-    assert [[*list_members(s, [])] for s in find_sources([str(one), str(two)])] == [["a", "b"]] * 2
+    assert [[*list_members(s)] for s in find_sources([str(one), str(two)])] == [["a", "b"]] * 2
 
 
 def test_a_zip_is_read_in_place(tmp_path):
@@ -94,7 +99,7 @@ def test_a_zip_is_read_in_place(tmp_path):
 def test_a_zip_given_by_itself_needs_no_extension(tmp_path):
     archive = write_zip(tmp_path / "download", {"1": b"one"})
     [source] = find_sources([str(archive)])
-    assert source.is_zip
+    assert Path(source.container).is_file()
     assert [content for _, content in read_all([source])] == [b"one"]
 
 
@@ -102,8 +107,8 @@ def test_a_zip_below_a_top_level_folder_is_a_source_of_its_own(tmp_path):
     """An archive of a hospital has a folder a site, and in it a zip a patient."""
     write_zip(tmp_path / "site" / "patient.zip", {"1": b"one"})
     [site] = find_sources([str(tmp_path)])
-    [member] = list_members(site, [])
-    patient = nested_archive(site, member)
+    [member] = list_members(site)
+    patient = inner_source(open_container(site.container), member)
     assert patient == Source(str(tmp_path / "site" / "patient.zip"), "patient")
     assert [content for _, content in read_all([patient])] == [b"one"]
 
