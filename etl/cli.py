@@ -12,12 +12,14 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from etl import __version__
+from etl.config import OPTIONS, build_config, flag_of, load_preset
 from etl.errors import EtlError, UsageError
 
 EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED_SERIES, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -66,7 +68,6 @@ def main() -> None:
 @JSON_OPTION
 def scan(inputs: tuple[str, ...], as_json: bool) -> None:
     """Show the series that INPUT holds and what `run` would do with each (headers only)."""
-    from etl.config import build_config, load_preset
     from etl.plan.plan import make_plan
     from etl.run.tables import print_scan, scan_summary
     from etl.scan.inputs import scan_inputs
@@ -80,36 +81,24 @@ def scan(inputs: tuple[str, ...], as_json: bool) -> None:
     _emit(summary) if as_json else print_scan(summary)
 
 
+def _config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command every option of `Config`."""
+    # click lists them in the reverse order of their decorators.
+    for name, option in reversed(OPTIONS.items()):
+        forms = [flag_of(name), *([f"-{option.short}"] if option.short else [])]
+        kind: dict[str, Any] = (
+            {"metavar": option.metavar} if option.metavar else {"is_flag": True, "default": None}
+        )
+        command = click.option(*forms, help=option.help, **kind)(command)
+    return command
+
+
 @main.command(context_settings={"show_default": False})
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT... STORE")
 @click.option("--preset", metavar="NAME|FILE.toml", default="head-ct", help="Preset or TOML file.  [head-ct]")
-@click.option("--spacing-mm", metavar="Z,Y,X|S", help="Resample to this voxel spacing, mm.")
-@click.option("--zoom", metavar="Z,Y,X", help="Resample by scipy.ndimage.zoom's factors.")
-@click.option("--native", is_flag=True, default=None, help="Keep the scanner's own grid.")
-@click.option("--window", metavar="LO,HI", help="Hounsfield units that become 0 and 1.")
-@click.option("--center", metavar="volume|none|VALUE", help="What is subtracted after windowing.")
-@click.option("--slice-count", metavar="N", help="Only series of exactly N slices.")
-@click.option("--min-slices", metavar="N", help="Only series of at least N slices.  [8]")
-@click.option("--series", metavar="all|default", help="All series, or each patient's default one.  [all]")
-@click.option("--max-gap-mm", metavar="MM", help="Widest gap of a lost slice to interpolate.  [2.5]")
-@click.option("--deidentify", metavar="KEYFILE", help="Replace identifiers by keyed hashes.")
-@click.option("--deidentify-map", metavar="FILE", help="Write whose pseudonym is whose, for the owner only.")
-@click.option("--max-file-mb", metavar="MB", help="Largest file to read, inflated.  [4096]")
-@click.option("--max-volume-mb", metavar="MB", help="Largest volume to write, in memory.  [4096]")
-@click.option("--time-limit-s", metavar="S", help="Longest time for one series.  [900]")
-@click.option("--chunk", metavar="Z,Y,X", help="Inner chunk of a volume.  [about 1 MB]")
-@click.option("--precision-bits", metavar="N|full", help="Round to multiples of 2^-N.  [13]")
-@click.option("--workers", metavar="auto|N|0", help="Worker processes; 0: in this process.  [auto]")
-@click.option("--scheduler", metavar="ADDRESS", help="Submit to a running Dask scheduler.")
-@click.option("--overwrite", is_flag=True, default=None, help="Start the store anew.")
-@click.option("--dry-run", is_flag=True, default=None, help="Show what would be done; write nothing.")
-@click.option("--run-dir", metavar="DIR", help="Folder for ledger and report.  [STORE's stem.runs/TIME]")
-@click.option("--json", is_flag=True, default=None, help="Print one JSON object.")
-@click.option("-q", "--quiet", is_flag=True, default=None, help="No progress.")
+@_config_options
 def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
     """Bring every CT volume of INPUT into STORE."""
-    from etl.config import build_config, load_preset
-
     given = {name: value for name, value in options.items() if value is not None}
     config = build_config(load_preset(preset), given)
     if len(inputs) < 2:

@@ -8,13 +8,46 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from etl import option_rules as rules
 from etl.errors import UsageError
-from etl.option_rules import RULES, Triple
+
+GRID_OPTIONS = ("spacing_mm", "zoom", "native")
+
+
+@dataclass(frozen=True)
+class Option:
+    """All that is known about one option; parser, command line, help, TOML keys and recipe come from it.
+
+    Parameters
+    ----------
+    rule : Rule
+    help : str
+        For ``--help``.
+    metavar : str, optional
+        What stands for the value there; None: a flag.
+    short : str, optional
+        One-letter form.
+    in_recipe : bool
+        It decides the bytes of a volume.
+    in_result : bool
+        It decides what a run finds or writes; the others only say how and where it works.
+    """
+
+    rule: rules.Rule
+    help: str
+    metavar: str | None = None
+    short: str | None = None
+    in_recipe: bool = False
+    in_result: bool = True
+
+
+def _option(default: Any, rule: rules.Rule, text: str, metavar: str | None = None, **more: Any) -> Any:
+    return field(default=default, metadata={"option": Option(rule, text, metavar, **more)})
 
 
 @dataclass(frozen=True)
@@ -24,52 +57,87 @@ class Config:
     Exactly one of `spacing_mm`, `zoom` and `native` says what the output grid is.
     """
 
-    spacing_mm: Triple | None = None
-    """Distance between voxel centers along (z, y, x), mm."""
-    zoom: Triple | None = None
-    """Factors of `scipy.ndimage.zoom` along (z, y, x)."""
-    native: bool = False
-    """Keep the scanner's own grid."""
-    window: tuple[int, int] = (-1000, 2000)
-    """Hounsfield units that become 0 and 1."""
-    center: float | Literal["volume", "none"] = "none"
-    """What is subtracted after windowing: the volume's own mean, nothing, or a constant."""
-    precision_bits: int | Literal["full"] = 13
-    """Values are rounded to a multiple of 2^-precision_bits."""
-    chunk: tuple[int, int, int] | None = None
-    """Inner chunk (z, y, x); None: about 1 MB."""
-    max_gap_mm: float = 2.5
-    """Largest gap left by a missing slice that is interpolated."""
-    deidentify: str | None = None
-    """Key file; identifiers become keyed hashes."""
-    deidentify_map: str | None = None
-    """File to write the mapping to."""
-    max_file_mb: int = 4096
-    """Largest file or zip member that is read, inflated."""
-    max_volume_mb: int = 4096
-    """Largest volume that is written, as float32 in memory."""
-    time_limit_s: float = 900.0
-    """Longest time for one series, and for one header."""
-    slice_count: int | None = None
-    """Only series of exactly this many slices."""
-    min_slices: int = 8
-    series: Literal["all", "default"] = "all"
-    workers: int | Literal["auto"] = "auto"
-    scheduler: str | None = None
-    overwrite: bool = False
-    dry_run: bool = False
-    run_dir: str | None = None
-    json: bool = False
-    quiet: bool = False
+    spacing_mm: tuple[float, float, float] | None = _option(
+        None, rules.SPACING_MM, "Resample to this voxel spacing, mm.", "Z,Y,X|S", in_recipe=True
+    )
+    zoom: tuple[float, float, float] | None = _option(
+        None, rules.ZOOM, "Resample by scipy.ndimage.zoom's factors.", "Z,Y,X", in_recipe=True
+    )
+    native: bool = _option(False, rules.FLAG, "Keep the scanner's own grid.", in_recipe=True)
+    window: tuple[int, int] = _option(
+        (-1000, 2000), rules.WINDOW_HU, "Hounsfield units that become 0 and 1.", "LO,HI", in_recipe=True
+    )
+    center: float | Literal["volume", "none"] = _option(
+        "none", rules.CENTER, "What is subtracted after windowing.", "volume|none|VALUE", in_recipe=True
+    )
+    precision_bits: int | Literal["full"] = _option(
+        13, rules.PRECISION_BITS, "Round to multiples of 2^-N.  [13]", "N|full", in_recipe=True
+    )
+    chunk: tuple[int, int, int] | None = _option(
+        None, rules.CHUNK, "Inner chunk of a volume.  [about 1 MB]", "Z,Y,X", in_recipe=True
+    )
+    max_gap_mm: float = _option(
+        2.5, rules.GAP_MM, "Widest gap of a lost slice to interpolate.  [2.5]", "MM", in_recipe=True
+    )
+    slice_count: int | None = _option(None, rules.SLICES, "Only series of exactly N slices.", "N")
+    min_slices: int = _option(8, rules.SLICES, "Only series of at least N slices.  [8]", "N")
+    series: Literal["all", "default"] = _option(
+        "all", rules.SERIES, "All series, or each patient's default one.  [all]", "all|default"
+    )
+    deidentify: str | None = _option(None, rules.KEY_FILE, "Replace identifiers by keyed hashes.", "KEYFILE")
+    deidentify_map: str | None = _option(
+        None, rules.PATH, "Write whose pseudonym is whose, for the owner only.", "FILE"
+    )
+    max_file_mb: int = _option(4096, rules.SIZE_MB, "Largest file to read, inflated.  [4096]", "MB")
+    max_volume_mb: int = _option(4096, rules.SIZE_MB, "Largest volume to write, in memory.  [4096]", "MB")
+    time_limit_s: float = _option(900.0, rules.TIME_S, "Longest time for one series.  [900]", "S")
+    workers: int | Literal["auto"] = _option(
+        "auto", rules.WORKERS, "Worker processes; 0: in this process.  [auto]", "auto|N|0", in_result=False
+    )
+    scheduler: str | None = _option(
+        None, rules.ADDRESS, "Submit to a running Dask scheduler.", "ADDRESS", in_result=False
+    )
+    overwrite: bool = _option(False, rules.FLAG, "Start the store anew.", in_result=False)
+    dry_run: bool = _option(False, rules.FLAG, "Show what would be done; write nothing.", in_result=False)
+    run_dir: str | None = _option(
+        None, rules.PATH, "Folder for ledger and report.  [STORE's stem.runs/TIME]", "DIR", in_result=False
+    )
+    json: bool = _option(False, rules.FLAG, "Print one JSON object.", in_result=False)
+    quiet: bool = _option(False, rules.FLAG, "No progress.", short="q", in_result=False)
 
-    def recipe(self) -> dict[str, Any]:
-        """Give the keys that decide the bytes of a volume, as plain JSON values."""
-        names = (
-            *("spacing_mm", "zoom", "native", "window", "center", "precision_bits", "chunk", "max_gap_mm"),
-            "deidentify",
-        )
-        values = {name: getattr(self, name) for name in names}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    def recipe(self, *, key_digest: str | None = None) -> dict[str, Any]:
+        """Give what decides the bytes of a volume, as plain JSON values.
+
+        Parameters
+        ----------
+        key_digest : str, optional
+            Tells stores of different keys apart where identifiers are replaced; the key's path means nothing
+            elsewhere.
+        """
+        values = {name: getattr(self, name) for name, option in OPTIONS.items() if option.in_recipe}
+        return {
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
+            "deidentify": key_digest,
+        }
+
+    def result_options(self) -> dict[str, Any]:
+        """Give the options that decide what a run finds and writes."""
+        return {name: getattr(self, name) for name, option in OPTIONS.items() if option.in_result}
+
+    @staticmethod
+    def from_recipe(recipe: Mapping[str, Any], **others: Any) -> Config:
+        """Give the configuration that a store's recipe came from; `others` are options that are not in it.
+
+        Raises
+        ------
+        UsageError
+            A key or value is not allowed: another version wrote it.
+        """
+        given = {name: value for name, value in recipe.items() if name != "deidentify" and value is not None}
+        return build_config({}, {**given, **others})
+
+
+OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Config)}
 
 
 def preset_names() -> list[str]:
@@ -120,14 +188,14 @@ def build_config(preset: Mapping[str, Any], options: Mapping[str, Any]) -> Confi
         Naming the option, the value and what is allowed.
     """
     chosen = {name: _checked(name, value) for name, value in _known_keys(options).items()}
-    grids = [name for name in ("spacing_mm", "zoom", "native") if chosen.get(name)]
+    grids = [name for name in GRID_OPTIONS if chosen.get(name)]
     if len(grids) > 1:
-        raise UsageError(f"{_flag(grids[0])} and {_flag(grids[1])}: only one of them says what the grid is")
+        raise UsageError(f"{flag_of(grids[0])} and {flag_of(grids[1])}: only one of them says what the grid is")
     merged = dict(preset)
     if grids:
-        merged = {name: value for name, value in merged.items() if name not in {"spacing_mm", "zoom", "native"}}
+        merged = {name: value for name, value in merged.items() if name not in GRID_OPTIONS}
     config = replace(Config(), **{**merged, **chosen})
-    given = [name for name in ("spacing_mm", "zoom", "native") if getattr(config, name)]
+    given = [name for name in GRID_OPTIONS if getattr(config, name)]
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]}: only one of them says what the grid is")
     if not given:
@@ -135,27 +203,27 @@ def build_config(preset: Mapping[str, Any], options: Mapping[str, Any]) -> Confi
     return config
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Give the command-line form of an option."""
     return "--" + name.replace("_", "-")
 
 
 def _known_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
-    allowed = [f.name for f in fields(Config)]
     known: dict[str, Any] = {}
     for key, value in raw.items():
         name = key.replace("-", "_")
-        if name not in allowed:
-            raise UsageError(f"unknown key {key!r} (value {value!r}); allowed keys are {', '.join(allowed)}")
+        if name not in OPTIONS:
+            raise UsageError(f"unknown key {key!r} (value {value!r}); allowed keys are {', '.join(OPTIONS)}")
         known[name] = value
     return known
 
 
 def _checked(name: str, value: Any) -> Any:
-    parse, allowed = RULES[name]
+    rule = OPTIONS[name].rule
     try:
-        return parse(value)
+        return rule.parse(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{_flag(name)} {_shown(value)}: allowed is {allowed}") from error
+        raise UsageError(f"{flag_of(name)} {_shown(value)}: allowed is {rule.allowed}") from error
 
 
 def _shown(value: Any) -> str:

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_VERSION = "1.0"
-
 
 def json_digest(value: Mapping[str, Any]) -> str:
     """Give the SHA-256 of a JSON value, whatever the order of its keys."""

@@ -1,15 +1,31 @@
-"""What each option of a run may be: a parser and, in words, what it allows."""
+"""What a value of an option may be: parsers, each with words for what it allows."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-
-Triple = tuple[float, float, float]
 
 MIN_PRECISION_BITS, MAX_PRECISION_BITS = 4, 23
 MAX_CHUNK = 4096
+MAX_MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value may be.
+
+    Parameters
+    ----------
+    parse : callable
+        From a string as typed, or a TOML value; `TypeError`, `ValueError` or `OverflowError` where not allowed.
+    allowed : str
+        The same in words.
+    """
+
+    parse: Callable[[Any], Any]
+    allowed: str
 
 
 def _numbers(value: Any) -> list[float]:
@@ -25,8 +41,8 @@ def _whole(value: Any) -> int:
     return int(float(value))
 
 
-def _triple(low: float, high: float, *, one_for_all: bool) -> Callable[[Any], Triple]:
-    def parse(value: Any) -> Triple:
+def _triple(low: float, high: float, *, one_for_all: bool) -> Callable[[Any], tuple[float, float, float]]:
+    def parse(value: Any) -> tuple[float, float, float]:
         numbers = _numbers(value)
         if len(numbers) == 1 and one_for_all:
             numbers = numbers * 3
@@ -118,28 +134,19 @@ def _address(value: Any) -> str:
     return str(value)
 
 
-RULES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "spacing_mm": (_triple(0.05, 50, one_for_all=True), "one number or Z,Y,X, each 0.05 to 50 mm"),
-    "zoom": (_triple(0.02, 20, one_for_all=False), "Z,Y,X, each 0.02 to 20"),
-    "native": (_flag_value, "true or false"),
-    "window": (_window, "LO,HI: whole HU, LO below HI, within -32768 to 32767"),
-    "center": (_center, "'volume', 'none' or a number from -10 to 10"),
-    "precision_bits": (_precision, f"'full' or {MIN_PRECISION_BITS} to {MAX_PRECISION_BITS}"),
-    "chunk": (_chunk, f"Z,Y,X, each 1 to {MAX_CHUNK}"),
-    "max_gap_mm": (_non_negative, "a number of mm, 0 or more"),
-    "deidentify": (_text, "the path of a key file"),
-    "deidentify_map": (_text, "a path"),
-    "max_file_mb": (_in_range(1, 1 << 20), "a whole number of MB, 1 to 1048576"),
-    "max_volume_mb": (_in_range(1, 1 << 20), "a whole number of MB, 1 to 1048576"),
-    "time_limit_s": (_positive, "a number of seconds above 0"),
-    "slice_count": (_in_range(2, 100_000), "a whole number, 2 or more"),
-    "min_slices": (_in_range(2, 100_000), "a whole number, 2 or more"),
-    "series": (_one_of("all", "default"), "'all' or 'default'"),
-    "workers": (_workers, "'auto' or 0 to 1024"),
-    "scheduler": (_address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786"),
-    "overwrite": (_flag_value, "true or false"),
-    "dry_run": (_flag_value, "true or false"),
-    "run_dir": (_text, "a path"),
-    "json": (_flag_value, "true or false"),
-    "quiet": (_flag_value, "true or false"),
-}
+SPACING_MM = Rule(_triple(0.05, 50, one_for_all=True), "one number or Z,Y,X, each 0.05 to 50 mm")
+ZOOM = Rule(_triple(0.02, 20, one_for_all=False), "Z,Y,X, each 0.02 to 20")
+FLAG = Rule(_flag_value, "true or false")
+WINDOW_HU = Rule(_window, "LO,HI: whole HU, LO below HI, within -32768 to 32767")
+CENTER = Rule(_center, "'volume', 'none' or a number from -10 to 10")
+PRECISION_BITS = Rule(_precision, f"'full' or {MIN_PRECISION_BITS} to {MAX_PRECISION_BITS}")
+CHUNK = Rule(_chunk, f"Z,Y,X, each 1 to {MAX_CHUNK}")
+GAP_MM = Rule(_non_negative, "a number of mm, 0 or more")
+TIME_S = Rule(_positive, "a number of seconds above 0")
+SIZE_MB = Rule(_in_range(1, MAX_MB), f"a whole number of MB, 1 to {MAX_MB}")
+SLICES = Rule(_in_range(2, 100_000), "a whole number, 2 or more")
+SERIES = Rule(_one_of("all", "default"), "'all' or 'default'")
+WORKERS = Rule(_workers, "'auto' or 0 to 1024")
+ADDRESS = Rule(_address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786")
+PATH = Rule(_text, "a path")
+KEY_FILE = Rule(_text, "the path of a key file")

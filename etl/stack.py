@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from etl.transfer_syntaxes import TRANSFER_SYNTAXES
 
+MAX_UID_CHARACTERS = 64
+"""Of a UI (DICOM PS3.5 9.1)."""
+
 
 class Location(NamedTuple):
     """Where a file is: a folder and a path in it, or a zip and the name of a member."""
@@ -72,7 +75,7 @@ class Slices:
     crc32: NDArray[np.int64]
     """Checksum that a zip keeps of the file; -1 in a folder."""
     sop_instance_uid: NDArray[np.bytes_]
-    """``S64``: a UI has at most 64 characters (DICOM PS3.5 6.2)."""
+    """``S64``, see `MAX_UID_CHARACTERS`."""
     instance_number: NDArray[np.int32]
     """Instance Number (0020,0013); -1 where absent."""
     position_lps_mm: NDArray[np.float64]

@@ -236,11 +236,10 @@ def test_a_configuration_cannot_be_changed() -> None:
 OTHER_RECIPE = {
     "spacing_mm": "2", "zoom": "1,.5,.5", "native": True, "window": "0,80", "center": "none",
     "precision_bits": "full", "chunk": "8,8,8", "max_gap_mm": "3",
-    "deidentify": "key",
 }  # fmt: skip
 SAME_RECIPE = {
     "slice_count": "9", "min_slices": "9", "series": "default", "workers": "0", "scheduler": "tcp://127.0.0.1:1",
-    "overwrite": True, "dry_run": True, "run_dir": "x", "json": True, "quiet": True,
+    "deidentify": "key", "overwrite": True, "dry_run": True, "run_dir": "x", "json": True, "quiet": True,
     "deidentify_map": "x", "max_file_mb": "1", "max_volume_mb": "1", "time_limit_s": "1",
 }  # fmt: skip
 
@@ -251,6 +250,7 @@ def test_every_option_either_decides_the_bytes_or_does_not() -> None:
     plain = build_config(preset, {}).recipe()
     assert all(build_config(preset, {name: value}).recipe() != plain for name, value in OTHER_RECIPE.items())
     assert all(build_config(preset, {name: value}).recipe() == plain for name, value in SAME_RECIPE.items())
+    assert build_config(preset, {}).recipe(key_digest="ab") == {**plain, "deidentify": "ab"}
 
 
 @given(
@@ -269,5 +269,4 @@ def test_a_recipe_is_read_back_as_the_same_configuration(
     }  # fmt: skip
     config = build_config({}, options)
     assert config.spacing_mm == spacing
-    stated = {name: value for name, value in config.recipe().items() if value is not None}
-    assert build_config({}, stated) == config
+    assert Config.from_recipe(config.recipe()) == config

@@ -30,7 +30,7 @@ from etl.plan.selection import exclusion_of
 from etl.plan.split_stacks import check_origin, check_repeats, separate
 from etl.scan.scan import ScanResult
 from etl.stack import Stack
-from etl.store.keys import patient_key, series_key
+from etl.store.node_names import patient_key, series_key
 from etl.volume.geometry import Layout, lay_out
 from etl.volume.grid import make_grid
 
@@ -87,20 +87,22 @@ class Plan:
     """Every stack that was found, by its first entry; `describe` tells more of it."""
 
 
-def make_plan(scan: ScanResult, config: Config) -> Plan:
+def make_plan(scan: ScanResult, config: Config, *, key_digest: str | None = None) -> Plan:
     """Decide what becomes of every stack that was found.
 
     Parameters
     ----------
     scan : ScanResult
     config : Config
+    key_digest : str, optional
+        Of the key by which identifiers were replaced in `scan`.
 
     Raises
     ------
     UsageError
         Two patients would share one group of the store.
     """
-    digest = json_digest(config.recipe())
+    digest = json_digest(config.recipe(key_digest=key_digest))
     tasks: list[SeriesTask] = []
     settled: list[Entry] = [_unreadable(item.patient_name_from_path, item.detail) for item in scan.unreadable]
     stacks: list[tuple[Entry, Stack]] = []
@@ -116,7 +118,7 @@ def make_plan(scan: ScanResult, config: Config) -> Plan:
             stack,
             min_slices=config.min_slices,
             slice_count=config.slice_count,
-            allow_burned_in=config.deidentify is None,
+            allow_burned_in=key_digest is None,
         )
         if exclusion is not None:
             settled.append(entry.excluded(exclusion.reason, exclusion.detail))

@@ -17,8 +17,8 @@ def series_attributes(
 ) -> dict[str, object]:
     """Give the attributes ``ct_etl``, ``dicom`` and ``ome`` of a series' group, as plain JSON values."""
     key, normalization = task.stack.key, converted.normalization
-    names = ("spacing_mm", "zoom", "native", "max_gap_mm")
     recipe = config.recipe()
+    names = ("spacing_mm", "zoom", "native", "max_gap_mm")
     return {
         "ct_etl": {
             "patient_id": key.patient_id,

@@ -23,7 +23,9 @@ from etl.process.attributes import series_attributes
 from etl.process.read_hu import convert_task
 from etl.report.montage import Montage, candidate_planes, draw_montage
 from etl.store.encoding import encode_series, uid_array
-from etl.store.writer import StoreWriter
+from etl.store.keys import open_keys
+from etl.store.layout import FRAME_NUMBER, INSTANCE_NUMBER, POSITION_MM, SOP_INSTANCE_UID
+from etl.store.publish import publish
 from etl.volume.convert import Converted
 from etl.workers.time_limit import GivenUp, TimeLimit
 
@@ -88,12 +90,12 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
     # The volume's axes grow to Superior, Posterior and Left; the source map follows its slice axis.
     forward = np.argsort(converted.position_mm, kind="stable")
     source: dict[str, NDArray[Any]] = {
-        "sop_instance_uid": uid_array(slices.sop_instance_uid[forward]),
-        "position_mm": converted.position_mm[forward],
-        "instance_number": slices.instance_number[forward],
+        SOP_INSTANCE_UID.name: uid_array(slices.sop_instance_uid[forward]),
+        POSITION_MM.name: converted.position_mm[forward],
+        INSTANCE_NUMBER.name: slices.instance_number[forward],
     }
     if slices.frame.any():
-        source["frame_number"] = slices.frame[forward] + 1
+        source[FRAME_NUMBER.name] = slices.frame[forward] + 1
     keys = encode_series(
         volume=converted.volume,
         histogram=converted.histogram,
@@ -105,7 +107,7 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
     # A worker on another host may outlive the run that sent the task.
     if abandoned.is_set() or not os.path.exists(lock_token):
         raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
-    written = StoreWriter(store_path).publish(entry.patient_key, entry.series_key, keys)
+    written = publish(open_keys(store_path), entry.node, keys)
     if task.picture is not None:
         # Another host may not see the folder; the driver then draws from the store.
         with suppress(OSError):

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from etl.codes import FailureCode
 from etl.config import Config
-from etl.digests import FORMAT_VERSION
 from etl.entry import Entry, count_outcomes
 from etl.errors import DiskFullError, EtlError
 from etl.run.ledger import REPORT_NAME, write_run
 from etl.run.run_dir import new_run_dir
-from etl.store.writer import StoreWriter
+from etl.store.finish import finish_store
+from etl.store.keys import Keys
+from etl.store.layout import FORMAT_VERSION
+from etl.store.publish import published
+from etl.store.root import root_digest
 from etl.workers.progress import say
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class RunResult:
 class ProcessedRun:
     """What a run has done when its workers are through."""
 
+    recipe: Mapping[str, Any]
     plan: Plan
     scan: ScanResult
     unchanged: tuple[Entry, ...]
@@ -78,7 +82,7 @@ def dry_run_result(entries: Iterable[Entry], scan: ScanResult, store_path: str, 
     return RunResult(ordered, _totals(ordered, scan, start, store_path, None))
 
 
-def finish_run(run: ProcessedRun, writer: StoreWriter, config: Config, start: float) -> RunResult:
+def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
     """Write the store's upper levels, the ledger, the totals and the report.
 
     Raises
@@ -86,22 +90,22 @@ def finish_run(run: ProcessedRun, writer: StoreWriter, config: Config, start: fl
     EtlError
         What stopped the run, once everything is written down.
     """
-    recipe, scan, stopped = config.recipe(), run.scan, run.stopped
+    recipe, scan, stopped = run.recipe, run.scan, run.stopped
     fingerprint: dict[str, Any] | None = None
     damaged: list[str] = []
     try:
-        fingerprint, damaged = writer.finish(recipe, run.plan.default_series)
+        fingerprint, damaged = finish_store(keys, recipe, run.plan.default_series)
     except DiskFullError as error:
         # The record may lie on another disk, and says what is finished.
         stopped = stopped or error
     for prefix in damaged:
         say(f"{prefix} in the store is damaged and was left out; see ct-etl verify --repair", quiet=False)
-    processed = (_confirmed(receipt.entry, writer) for receipt in run.receipts)
+    processed = (_confirmed(receipt.entry, keys) for receipt in run.receipts)
     found = (*run.plan.settled, *run.unchanged, *processed)
-    entries = _sorted(_with_older(entry, writer) for entry in found)
+    entries = _sorted(_with_older(entry, keys) for entry in found)
     run_dir = run.run_dir
     totals = {
-        **_totals(entries, scan, start, writer.path, run_dir),
+        **_totals(entries, scan, start, keys.path, run_dir),
         "config": recipe,
         "fingerprint": fingerprint,
         "interrupted": stopped is not None,
@@ -110,19 +114,19 @@ def finish_run(run: ProcessedRun, writer: StoreWriter, config: Config, start: fl
         "report": None if stopped is not None else str(run_dir / REPORT_NAME),
         "unreadable_paths": [str(Path(*item.location)) for item in scan.unreadable],
         "input_digest": run.input_digest,
-        "store_digest": writer.root_digest(),
+        "store_digest": root_digest(keys),
     }
     write_run(run_dir, entries, totals)
     _write_tracebacks(run_dir, run.receipts)
     if isinstance(stopped, EtlError):
         raise stopped
     if stopped is None:
-        _write_report(writer.path, run_dir, entries, totals, run.pictures)
+        _write_report(keys.path, run_dir, entries, totals, run.pictures)
     return RunResult(entries, totals, interrupted=stopped is not None)
 
 
 def finish_unchanged(
-    entries: Sequence[Entry], earlier: Mapping[str, Any], writer: StoreWriter, config: Config, start: float
+    entries: Sequence[Entry], earlier: Mapping[str, Any], keys: Keys, config: Config, start: float
 ) -> RunResult:
     """Write ledger, totals and report of a run that found everything as the last one had left it.
 
@@ -131,24 +135,24 @@ def finish_unchanged(
     entries : sequence of Entry
     earlier : mapping
         Totals of the last run.
-    writer : StoreWriter
+    keys : Keys
     config : Config
     start : float
         `time.monotonic` when the run began.
     """
-    run_dir = new_run_dir(writer.path, config)
+    run_dir = new_run_dir(keys.path, config)
     totals = {
         **earlier,
         **count_outcomes(entries),
         "seconds": round(time.monotonic() - start, 3),
         "bytes_in": 0,
         "bytes_out": 0,
-        "store": writer.path,
+        "store": keys.path,
         "run_dir": str(run_dir),
         "report": str(run_dir / REPORT_NAME),
     }
     write_run(run_dir, entries, totals)
-    _write_report(writer.path, run_dir, entries, totals, {})
+    _write_report(keys.path, run_dir, entries, totals, {})
     return RunResult(tuple(entries), totals)
 
 
@@ -168,16 +172,16 @@ def _write_report(
     write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=shown)
 
 
-def _with_older(entry: Entry, writer: StoreWriter) -> Entry:
+def _with_older(entry: Entry, keys: Keys) -> Entry:
     """Say of a series that failed now that the store still has it from before."""
-    if entry.outcome == "failed" and entry.series_key and writer.published(entry.patient_key, entry.series_key):
+    if entry.outcome == "failed" and entry.series_key and published(keys, entry.node):
         return replace(entry, detail=f"{entry.detail}; the store still holds its volume of an earlier run")
     return entry
 
 
-def _confirmed(entry: Entry, writer: StoreWriter) -> Entry:
+def _confirmed(entry: Entry, keys: Keys) -> Entry:
     """Believe a worker that it wrote only if the driver finds it: a remote one may not see the same disk."""
-    if entry.outcome == "written" and writer.published(entry.patient_key, entry.series_key) is None:
+    if entry.outcome == "written" and published(keys, entry.node) is None:
         return entry.failed(
             FailureCode.INTERNAL_ERROR, "a worker wrote it, and it is not in the store: another file system?"
         )

@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from etl.run.finish import RunResult, finish_unchanged
 from etl.run.ledger import read_run
 from etl.run.run_dir import check_run_dir, new_run_dir, newest_run
 from etl.software import software_versions
+from etl.store.keys import Keys, open_keys
 from etl.store.lock import StoreLock
-from etl.store.writer import StoreWriter
+from etl.store.publish import is_whole, published
+from etl.store.root import check_root, root_digest
 
 # A file that was written as late as this may change again within the same tick of its time stamp.
 SETTLED_S = 2.0
-_NOT_OF_THE_RESULT = frozenset({"workers", "scheduler", "json", "quiet", "run_dir", "overwrite", "dry_run"})
 
 
 def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResult | None:
@@ -51,16 +52,16 @@ def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResu
     if config.overwrite or config.dry_run or config.deidentify:
         return None
     start = time.monotonic()
-    writer = StoreWriter(os.path.abspath(store_path))
-    if writer.check(config.recipe(), overwrite=False) is None:
+    keys = open_keys(os.path.abspath(store_path))
+    if check_root(keys, config.recipe(), overwrite=False) is None:
         return None
     sources = find_sources(inputs)
-    check_run_dir(new_run_dir(writer.path, config), Path(writer.path))
-    run_dir = newest_run(Path(writer.path)) if config.run_dir is None else Path(config.run_dir)
+    check_run_dir(new_run_dir(keys.path, config), Path(keys.path))
+    run_dir = newest_run(Path(keys.path)) if config.run_dir is None else Path(config.run_dir)
     state = input_digest(sources, config)
-    with StoreLock(writer.path):
-        found = _finished_work(run_dir, state, writer)
-        return None if found is None else finish_unchanged(*found, writer, config, start)
+    with StoreLock(keys.path):
+        found = _finished_work(run_dir, state, keys)
+        return None if found is None else finish_unchanged(*found, keys, config, start)
 
 
 def input_digest(sources: Iterable[Source], config: Config) -> str | None:
@@ -74,8 +75,8 @@ def input_digest(sources: Iterable[Source], config: Config) -> str | None:
     str or None
         None where it would prove nothing: a file is too new, or a folder cannot be listed.
     """
-    options = {name: value for name, value in asdict(config).items() if name not in _NOT_OF_THE_RESULT}
-    digest = hashlib.sha256(json_digest({"software": software_versions(), "options": options}).encode())
+    decisive = {"software": software_versions(), "options": config.result_options()}
+    digest = hashlib.sha256(json_digest(decisive).encode())
     newest_ns = time.time_ns() - int(SETTLED_S * 1e9)
     problems: list[tuple[str, str]] = []
     try:
@@ -95,9 +96,7 @@ def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _finished_work(
-    run_dir: Path, state: str | None, writer: StoreWriter
-) -> tuple[list[Entry], Mapping[str, Any]] | None:
+def _finished_work(run_dir: Path, state: str | None, keys: Keys) -> tuple[list[Entry], Mapping[str, Any]] | None:
     try:
         lines, totals = read_run(run_dir)
     except (OSError, ValueError):
@@ -106,11 +105,11 @@ def _finished_work(
         return None
     if totals.get("failed") or totals.get("pending") or totals.get("damaged") or totals.get("interrupted"):
         return None
-    if totals.get("store_digest") != writer.root_digest():
+    if totals.get("store_digest") != root_digest(keys):
         return None
     entries = [_unchanged(line) for line in lines]
     there = (entry for entry in entries if entry.outcome == "unchanged")
-    return (entries, totals) if all(_is_there(entry, writer) for entry in there) else None
+    return (entries, totals) if all(_is_there(entry, keys) for entry in there) else None
 
 
 def _unchanged(line: Mapping[str, Any]) -> Entry:
@@ -118,9 +117,8 @@ def _unchanged(line: Mapping[str, Any]) -> Entry:
     return replace(entry, outcome="unchanged", seconds=0.0, bytes_out=0) if entry.outcome == "written" else entry
 
 
-def _is_there(entry: Entry, writer: StoreWriter) -> bool:
-    keys = entry.patient_key, entry.series_key
+def _is_there(entry: Entry, keys: Keys) -> bool:
     try:
-        return writer.published(*keys) is not None and writer.is_whole(*keys)
+        return published(keys, entry.node) is not None and is_whole(keys, entry.node)
     except (StoreError, OSError, ValueError):
         return False

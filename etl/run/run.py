@@ -6,16 +6,17 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from etl.codes import FailureCode
 from etl.config import Config
 from etl.dicom.sources import find_sources
 from etl.errors import ClusterError, DiskFullError
-from etl.plan.plan import SeriesTask, make_plan
+from etl.plan.plan import Plan, SeriesTask, make_plan
 from etl.process.series import Receipt, process
 from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result, finish_run, report_order
 from etl.run.rerun import input_digest
@@ -23,15 +24,31 @@ from etl.run.resume import account_for_all, split_unchanged
 from etl.run.run_dir import check_run_dir, new_run_dir
 from etl.scan.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
 from etl.scan.inputs import scan_inputs
-from etl.scan.scan import Limits
+from etl.scan.scan import Limits, ScanResult
 from etl.store.inventory import check_patients
+from etl.store.keys import Keys, open_keys
 from etl.store.lock import StoreLock
-from etl.store.writer import StoreWriter
+from etl.store.root import check_root, prepare_root, withdraw_consolidated
 from etl.workers.pool import Pool, open_pool
 from etl.workers.progress import metered, say
 
 # Of one message to a worker, which stays below 64 kB with them.
 MAX_SLICES = 512
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A run whose inputs, store and options have been looked at; nothing is written yet."""
+
+    inputs: tuple[str, ...]
+    keys: Keys
+    config: Config
+    pseudonyms: Pseudonyms | None
+    recipe: Mapping[str, Any]
+    store_exists: bool
+    input_digest: str | None
+    run_dir: Path
+    start: float
 
 
 def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
@@ -49,55 +66,85 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
     UsageError
         The inputs, the store or the cluster cannot be used as given; nothing was written.
     """
+    job = _look_before(inputs, store_path, config)
+    if config.dry_run:
+        return _dry_run(job)
+    with StoreLock(job.keys.path) as lock:
+        result = _run_locked(job, lock)
+    if job.pseudonyms is not None and config.deidentify_map is not None:
+        write_mapping(Path(config.deidentify_map), job.pseudonyms)
+    return result
+
+
+def _look_before(inputs: Sequence[str], store_path: str, config: Config) -> _Job:
+    """Check everything that can be checked before any work."""
     start = time.monotonic()
     # Workers have working folders of their own.
     inputs, store_path = [os.path.abspath(given) for given in inputs], os.path.abspath(store_path)
     pseudonyms = Pseudonyms(read_key(config.deidentify)) if config.deidentify else None
-    if pseudonyms is not None:
-        # The key's digest tells stores of different keys apart; its path means nothing elsewhere.
-        config = replace(config, deidentify=pseudonyms.key_digest)
-    writer = StoreWriter(store_path)
-    exists = writer.check(config.recipe(), overwrite=config.overwrite) is not None
+    recipe = config.recipe(key_digest=pseudonyms.key_digest if pseudonyms else None)
+    keys = open_keys(store_path)
+    store_exists = check_root(keys, recipe, overwrite=config.overwrite) is not None
     sources = find_sources(inputs)
-    state = None if config.deidentify else input_digest(sources, config)
+    state = None if pseudonyms else input_digest(sources, config)
     run_dir = new_run_dir(store_path, config)
     check_run_dir(run_dir, Path(store_path))
     if config.deidentify_map is not None:
         check_mapping(Path(config.deidentify_map), Path(store_path))
-    with nullcontext() if config.dry_run else StoreLock(store_path) as lock, ExitStack() as drawing:
-        with open_pool(config.workers, config.scheduler) as pool:
-            if pool.dashboard:
-                say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
-            scan = scan_inputs(inputs, pool, limits=_limits(config), quiet=config.quiet)
-            if pseudonyms is not None:
-                scan = deidentify_scan(scan, pseudonyms)
-            if not scan.stacks and not scan.unreadable:
-                say(f"no DICOM found among {scan.files} files of the input", quiet=config.quiet)
-            plan = make_plan(scan, config)
-            if not config.overwrite:
-                check_patients(Path(store_path), (task.entry.patient_key for task in plan.tasks))
-            if lock is None:
-                todo, unchanged = split_unchanged(plan, writer if exists and not config.overwrite else None)
-                return dry_run_result(
-                    [*plan.settled, *unchanged, *(task.entry for task in todo)], scan, store_path, start
-                )
-            writer.prepare(config.recipe(), overwrite=config.overwrite)
-            todo, unchanged = split_unchanged(plan, writer)
+    return _Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, start)
+
+
+def _dry_run(job: _Job) -> RunResult:
+    """Show what the run would do."""
+    with open_pool(job.config.workers, job.config.scheduler) as pool:
+        scan, plan = _scan_and_plan(job, pool)
+    todo, unchanged = split_unchanged(plan, job.keys if job.store_exists and not job.config.overwrite else None)
+    entries = [*plan.settled, *unchanged, *(task.entry for task in todo)]
+    return dry_run_result(entries, scan, job.keys.path, job.start)
+
+
+def _run_locked(job: _Job, lock: StoreLock) -> RunResult:
+    with ExitStack() as drawing:
+        with open_pool(job.config.workers, job.config.scheduler) as pool:
+            scan, plan = _scan_and_plan(job, pool)
+            prepare_root(job.keys, job.recipe, overwrite=job.config.overwrite)
+            todo, unchanged = split_unchanged(plan, job.keys)
             if todo:
-                writer.withdraw_consolidated()
-            todo = _with_pictures(todo, drawing.enter_context(_folder_of_pictures(run_dir)))
-            receipts, stopped = _process_all(pool, todo, config, store_path, lock)
+                withdraw_consolidated(job.keys)
+            todo = _with_pictures(todo, drawing.enter_context(_folder_of_pictures(job.run_dir)))
+            receipts, stopped = _process_all(pool, todo, job.config, job.keys.path, lock)
         # The pool is closed: no worker of ours publishes any more.
         lock.check()
-        receipts, pending = account_for_all(todo, receipts, writer)
+        receipts, pending = account_for_all(todo, receipts, job.keys)
         pictures = {task.entry.node: Path(task.picture) for task in todo if task.picture}
-        outcome = ProcessedRun(
-            plan, scan, tuple(unchanged), tuple(receipts), pending, stopped, state, run_dir, pictures
+        processed = ProcessedRun(
+            recipe=job.recipe,
+            plan=plan,
+            scan=scan,
+            unchanged=tuple(unchanged),
+            receipts=tuple(receipts),
+            pending=pending,
+            stopped=stopped,
+            input_digest=job.input_digest,
+            run_dir=job.run_dir,
+            pictures=pictures,
         )
-        result = finish_run(outcome, writer, config, start)
-    if pseudonyms is not None and config.deidentify_map is not None:
-        write_mapping(Path(config.deidentify_map), pseudonyms)
-    return result
+        return finish_run(processed, job.keys, job.start)
+
+
+def _scan_and_plan(job: _Job, pool: Pool) -> tuple[ScanResult, Plan]:
+    config = job.config
+    if pool.dashboard:
+        say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
+    scan = scan_inputs(job.inputs, pool, limits=_limits(config), quiet=config.quiet)
+    if job.pseudonyms is not None:
+        scan = deidentify_scan(scan, job.pseudonyms)
+    if not scan.stacks and not scan.unreadable:
+        say(f"no DICOM found among {scan.files} files of the input", quiet=config.quiet)
+    plan = make_plan(scan, config, key_digest=job.recipe["deidentify"])
+    if not config.overwrite:
+        check_patients(Path(job.keys.path), (task.entry.patient_key for task in plan.tasks))
+    return scan, plan
 
 
 @contextmanager

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from etl.config import Config, build_config
+from etl.config import Config
 from etl.errors import SeriesError
 from etl.plan.plan import SeriesTask, make_plan
 from etl.process.read_hu import convert_task
 from etl.scan.deidentify import Pseudonyms, deidentify_scan
 from etl.scan.scan import ScanResult
-from etl.store.inventory import METADATA, read_json
+from etl.store.keys import open_keys
+from etl.store.layout import METADATA, SOP_INSTANCE_UID, VOLUME
+from etl.store.metadata import parsed
 from etl.store.verify import Finding, ct_etl_attributes, read_array
 
 MIN_IDENTIFIER = 4
@@ -38,7 +40,8 @@ def verify_against_input(
         Volumes compared.
     list of Finding
     """
-    recipe = ct_etl_attributes(read_json(Path(store_path) / METADATA) or {}).get("config")
+    keys = open_keys(store_path)
+    recipe = ct_etl_attributes(parsed(keys.get(METADATA)) or {}).get("config")
     if not isinstance(recipe, dict):
         return 0, [Finding(METADATA, "the store's configuration is lost; nothing can be derived anew")]
     findings: list[Finding] = []
@@ -47,20 +50,20 @@ def verify_against_input(
         if pseudonyms is None:
             return 0, findings
         scan = deidentify_scan(scan, pseudonyms)
-    config = build_config({}, {**{k: v for k, v in recipe.items() if v not in (None, False)}, "min_slices": 2})
+    config = Config.from_recipe(recipe, min_slices=2)
     count = 0
-    plan = make_plan(scan, config)
+    plan = make_plan(scan, config, key_digest=recipe.get("deidentify"))
     for entry in plan.settled:
         prefix = entry.node
-        if entry.outcome == "failed" and (Path(store_path) / prefix / METADATA).is_file():
+        if entry.outcome == "failed" and keys.get(f"{prefix}/{METADATA}") is not None:
             findings.append(Finding(prefix, f"cannot be derived from the input: {entry.reason}"))
     for task in plan.tasks:
         prefix = task.entry.node
-        if not (Path(store_path) / prefix / METADATA).is_file():
+        if keys.get(f"{prefix}/{METADATA}") is None:
             continue
         count += 1
         try:
-            stored = read_array(store_path, f"{prefix}/volume")
+            stored = read_array(store_path, f"{prefix}/{VOLUME.path}")
         except Exception:  # noqa: BLE001 - as above
             findings.append(Finding(prefix, "volume cannot be read", True))
             continue
@@ -89,8 +92,8 @@ def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str
         if path.name == METADATA:
             content += path.read_bytes()
             # JSON may write what is beyond ASCII as escapes.
-            content += json.dumps(read_json(path), ensure_ascii=False).encode("utf-8", "surrogatepass")
-        elif path.is_dir() and path.name == "sop_instance_uid":
+            content += json.dumps(parsed(path.read_bytes()), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        elif path.is_dir() and name.endswith(SOP_INSTANCE_UID.path):
             content += read_array(store.as_posix(), name).tobytes()
         for kind in sorted({kind for text, kind in wanted.items() if text in content}):
             yield name, f"{kind} of the input stands in it"

@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from etl.dicom.attributes import allowed_attributes, read_text
-from etl.stack import Location, PixelFormat, Slices, Stack, StackKey, common_key
+from etl.stack import MAX_UID_CHARACTERS, Location, PixelFormat, Slices, Stack, StackKey, common_key
 from etl.transfer_syntaxes import TRANSFER_SYNTAXES
 
 
@@ -84,7 +84,7 @@ _DTYPES: dict[str, str] = {
     "pixel_length": "i8",
     "file_bytes": "i8",
     "crc32": "i8",
-    "sop_instance_uid": "S64",
+    "sop_instance_uid": f"S{MAX_UID_CHARACTERS}",
     "instance_number": "i4",
     "position_lps_mm": "f8",
     "slope": "f8",

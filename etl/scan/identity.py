@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from etl.dicom.attributes import read_int, read_text
-
-MAX_UID_CHARACTERS = 64
+from etl.stack import MAX_UID_CHARACTERS
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 from etl.errors import DiskFullError
-from etl.store.inventory import METADATA, is_partial
 
+_PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
 # Not EFBIG: a file system that takes no file of that size takes the next, smaller series.
 DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
@@ -53,14 +54,19 @@ def flush_folders(files: Iterable[Path], top: Path) -> None:
             os.close(descriptor)
 
 
-def take_back(series: Path) -> None:
-    """Remove a series; first its metadata, so that they never describe what is half there."""
-    metadata = series / METADATA
+def is_partial(name: str) -> bool:
+    """Whether a file is one that was being written: by `write_durably`, or by zarr's LocalStore alike."""
+    return _PARTIAL.fullmatch(name) is not None
+
+
+def take_back(group: Path, metadata_name: str) -> None:
+    """Remove a group; first its metadata, so that they never describe what is half there."""
+    metadata = group / metadata_name
     if metadata.exists():
         metadata.unlink()
-        flush_folders([metadata], series)
-    if series.exists():
-        shutil.rmtree(series)
+        flush_folders([metadata], group)
+    if group.exists():
+        shutil.rmtree(group)
 
 
 def remove_store(store: Path) -> None:
@@ -82,17 +88,6 @@ def read_if_there(path: str | Path) -> bytes | None:
             return file.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
-
-
-def has_content(path: Path) -> bool:
-    """Whether a file is there and not empty; a power cut may leave its name alone."""
-    return path.is_file() and path.stat().st_size > 0
-
-
-def has_chunks(folder: Path) -> bool:
-    """Whether an array has chunks, none of them empty."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return bool(files) and all(path.stat().st_size for path in files)
 
 
 def clear_leftovers(store: Path) -> None:

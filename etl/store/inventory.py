@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from etl.errors import UsageError
-
-METADATA = "zarr.json"
-NODES = frozenset({"volume", "validity", "hu_histogram", "source"})
-# A key is written under such a name first, by us and by zarr's LocalStore alike.
-_PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
-_OWN_KEY = re.compile(
-    r"zarr\.json"
-    r"|(volume|validity)/(zarr\.json|c/0/0/0)"
-    r"|hu_histogram/(zarr\.json|c/0)"
-    r"|source/zarr\.json"
-    r"|source/sop_instance_uid/(zarr\.json|c/0/0)"
-    r"|source/(position_mm|instance_number|frame_number)/(zarr\.json|c/0)"
-)
-_SERIES_KEY = re.compile(r"\d{4,}-[0-9a-f]{8}(-\d+)?")
+from etl.store.durable import is_partial
+from etl.store.layout import METADATA, is_own_key, is_series_key
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ def take_inventory(store: Path) -> Inventory:
             name = series.relative_to(store).as_posix()
             if not _is_folder(series):
                 _sort_file(series, store, partial, foreign)
-            elif not _SERIES_KEY.fullmatch(series.name):
+            elif not is_series_key(series.name):
                 foreign.append(name)
             else:
                 (published if (series / METADATA).is_file() else unfinished).append(name)
@@ -92,25 +77,6 @@ def check_patients(store: Path, patient_keys: Iterable[str]) -> None:
                 f"group {key!r} of a patient differs in case alone from {other!r}, which the store has; give them "
                 "to separate stores"
             )
-
-
-def read_json(path: Path) -> Any:
-    """Read a metadata file; None where it is absent or no JSON object."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def is_partial(name: str) -> bool:
-    """Whether a file is one that was being written."""
-    return _PARTIAL.fullmatch(name) is not None
-
-
-def is_own_key(key: str) -> bool:
-    """Whether a key, relative to its series, is one that this package writes."""
-    return _OWN_KEY.fullmatch(key) is not None
 
 
 def _is_folder(path: Path) -> bool:

@@ -6,8 +6,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from etl.digests import FORMAT_VERSION, json_digest
+from etl.digests import json_digest
 from etl.software import software_versions
+from etl.store.layout import FORMAT_VERSION
+
+
+def parsed(content: bytes | None) -> dict[str, Any] | None:
+    """Read metadata; None where it is absent, empty or no JSON object, as a power cut may leave it."""
+    if content is None:
+        return None
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def group(attributes: Mapping[str, Any]) -> dict[str, Any]:

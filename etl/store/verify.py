@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from etl.digests import json_digest, volume_digest
 from etl.errors import StoreError
+from etl.store.durable import is_partial
 from etl.store.encoding import entry_digest
-from etl.store.inventory import METADATA, Inventory, is_own_key, is_partial, read_json, take_inventory
-from etl.store.keys import patient_key
+from etl.store.inventory import Inventory, take_inventory
+from etl.store.keys import Keys, open_keys
+from etl.store.layout import ARRAYS, METADATA, VOLUME, is_own_key
+from etl.store.metadata import group, parsed
+from etl.store.node_names import patient_key
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ def verify_store(store_path: str) -> tuple[int, list[Finding]]:
     StoreError
         There is no store.
     """
-    store = Path(store_path)
-    if not (store / METADATA).is_file():
+    store, keys = Path(store_path), open_keys(store_path)
+    if keys.get(METADATA) is None:
         raise StoreError(f"no store at {store_path!r}")
     inventory = take_inventory(store)
     findings = [Finding(path, "unfinished: it has no zarr.json", True) for path in inventory.unfinished]
@@ -58,7 +62,7 @@ def verify_store(store_path: str) -> tuple[int, list[Finding]]:
             findings += [Finding(prefix, problem, True) for problem in _check_series(store, prefix)]
         except Exception as error:  # noqa: BLE001 - zarr and its codecs raise whatever damaged bytes provoke
             findings.append(Finding(prefix, f"cannot be read: {type(error).__name__}", True))
-    findings += [Finding(path, problem) for path, problem in _check_upper(store, inventory)]
+    findings += [Finding(path, problem) for path, problem in _check_upper(keys, inventory)]
     return len(inventory.published), findings
 
 
@@ -96,7 +100,7 @@ def _remove_series(series: Path) -> None:
 def _check_series(store: Path, prefix: str) -> Iterator[str]:
     """Digest first: it covers every byte, so what it accepts need not be doubted piece by piece."""
     folder = store / prefix
-    node: Any = read_json(folder / METADATA)
+    node: Any = parsed((folder / METADATA).read_bytes())
     if node is None:
         yield "zarr.json is no JSON object"
         return
@@ -108,21 +112,23 @@ def _check_series(store: Path, prefix: str) -> Iterator[str]:
         for path in folder.rglob("*")
         if path.is_file() and path != folder / METADATA and is_own_key(path.relative_to(folder).as_posix())
     }
-    for name in ("volume/zarr.json", "volume/c/0/0/0", "hu_histogram/c/0", "source/sop_instance_uid/c/0/0"):
+    for name in (
+        key for array in ARRAYS if not array.is_optional for key in (array.metadata_key, array.chunk_key)
+    ):
         if name not in keys:
             yield f"{name} is missing"
-    if {k: v for k, v in node.items() if k != "attributes"} != {"zarr_format": 3, "node_type": "group"}:
+    if node != group(node["attributes"]):
         yield "zarr.json is not a group's"
     if recorded != entry_digest(keys, attributes):
         yield "its bytes or attributes are not those that were written"
-    volume = read_array(store.as_posix(), f"{prefix}/volume")
+    volume = read_array(store.as_posix(), f"{prefix}/{VOLUME.path}")
     if volume_digest(volume) != provenance["volume_digest"]:
         yield "volume's values are not those that were written"
 
 
-def _check_upper(store: Path, inventory: Inventory) -> Iterator[tuple[str, str]]:
+def _check_upper(keys: Keys, inventory: Inventory) -> Iterator[tuple[str, str]]:
     """Check root and patients, which the driver writes at the end of a run."""
-    root: Any = read_json(store / METADATA) or {}
+    root: Any = parsed(keys.get(METADATA)) or {}
     attributes = ct_etl_attributes(root)
     consolidated: Any = root.pop("consolidated_metadata", None)
     if root != _group_of(attributes, ct_etl_digest=json_digest(attributes)):
@@ -130,16 +136,16 @@ def _check_upper(store: Path, inventory: Inventory) -> Iterator[tuple[str, str]]
     if consolidated is None:
         yield METADATA, "no run has finished since volumes were written: there is no consolidated metadata"
     else:
-        yield from _check_consolidated(store, inventory, consolidated)
+        yield from _check_consolidated(keys, inventory, consolidated)
     for patient in sorted({prefix.split("/")[0] for prefix in inventory.published}):
-        node = read_json(store / patient / METADATA) or {}
+        node = parsed(keys.get(f"{patient}/{METADATA}")) or {}
         found = ct_etl_attributes(node)
         is_known = f"{patient}/{found.get('default_series')}" in inventory.published
         if node != _group_of(found) or patient_key(str(found.get("patient_id"))) != patient or not is_known:
             yield patient, "its Patient ID or default series is not what was written"
 
 
-def _check_consolidated(store: Path, inventory: Inventory, consolidated: Any) -> Iterator[tuple[str, str]]:
+def _check_consolidated(keys: Keys, inventory: Inventory, consolidated: Any) -> Iterator[tuple[str, str]]:
     nodes = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     if consolidated != {"kind": "inline", "must_understand": False, "metadata": nodes} or not isinstance(
         nodes, dict
@@ -147,7 +153,7 @@ def _check_consolidated(store: Path, inventory: Inventory, consolidated: Any) ->
         yield METADATA, "its consolidated metadata is not what was written"
         return
     for path, node in nodes.items():
-        if read_json(store / path / METADATA) != node:
+        if parsed(keys.get(f"{path}/{METADATA}")) != node:
             yield path, "consolidated metadata says something else"
     for prefix in inventory.published:
         if prefix not in nodes:
@@ -162,7 +168,7 @@ def ct_etl_attributes(node: Any) -> dict[str, Any]:
 
 
 def _group_of(attributes: dict[str, Any], **beside: str) -> dict[str, Any]:
-    return {"zarr_format": 3, "node_type": "group", "attributes": {"ct_etl": attributes, **beside}}
+    return group({"ct_etl": attributes, **beside})
 
 
 def read_array(store_path: str, path: str) -> NDArray[Any]:

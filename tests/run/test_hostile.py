@@ -24,7 +24,7 @@ from kills import small_series
 
 import etl.run.run
 from etl.read.patients import open_store
-from etl.store.keys import patient_key
+from etl.store.node_names import patient_key
 
 QUICK = ("--spacing-mm", "8", "--workers", "0", "-q", "--json")
 GOOD = "GOOD"
@@ -385,8 +385,8 @@ def shrink(path):
 def test_a_file_that_changes_between_scan_and_process_is_unreadable(attack, monkeypatch, tmp_path, happens):
     make_plan = etl.run.run.make_plan
 
-    def plan_and_change(*arguments):
-        plan = make_plan(*arguments)
+    def plan_and_change(*arguments, **options):
+        plan = make_plan(*arguments, **options)
         happens(files_of(tmp_path / "dicom" / "bad")[1])
         return plan
 

@@ -246,8 +246,8 @@ def test_files_that_vanish_are_not_named_in_report_or_terminal(in_process, tmp_p
         (folder / one.path).rename(folder / f"ZQFILE-{one.path}")
     make_plan = etl.run.run.make_plan
 
-    def plan_and_lose(*arguments):
-        plan = make_plan(*arguments)
+    def plan_and_lose(*arguments, **options):
+        plan = make_plan(*arguments, **options)
         shutil.rmtree(folder)
         return plan
 

@@ -12,7 +12,10 @@ import pytest
 from etl.errors import DiskFullError
 from etl.store.durable import take_back, write_durably
 from etl.store.encoding import encode_series
-from etl.store.writer import StoreWriter
+from etl.store.finish import finish_store
+from etl.store.keys import LocalKeys
+from etl.store.publish import publish
+from etl.store.root import prepare_root
 
 
 @pytest.fixture
@@ -48,11 +51,11 @@ def encoded():
 
 def test_every_key_is_flushed_before_its_name_and_every_folder_before_the_metadata(tmp_path, events):
     store = tmp_path / "s.zarr"
-    writer = StoreWriter(str(store))
-    writer.prepare({"window": [-1000, 2000]}, overwrite=False)
+    keys = LocalKeys(str(store))
+    prepare_root(keys, {"window": [-1000, 2000]}, overwrite=False)
     assert events[-1] == ("flush", tmp_path)  # the store's own name
     events.clear()
-    writer.publish("P1", "0001-a", encoded())
+    publish(keys, "P1/0001-a", encoded())
     series = store / "P1" / "0001-a"
     names = [path for what, path in events if what == "name"]
     assert set(names) == {path for path in series.rglob("*") if path.is_file()}
@@ -70,11 +73,11 @@ def test_every_key_is_flushed_before_its_name_and_every_folder_before_the_metada
 
 
 def test_the_root_is_the_last_to_be_named_and_its_folder_is_flushed(tmp_path, events):
-    writer = StoreWriter(str(tmp_path / "s.zarr"))
-    writer.prepare({"window": [-1000, 2000]}, overwrite=False)
-    writer.publish("P1", "0001-a", encoded())
+    keys = LocalKeys(str(tmp_path / "s.zarr"))
+    prepare_root(keys, {"window": [-1000, 2000]}, overwrite=False)
+    publish(keys, "P1/0001-a", encoded())
     events.clear()
-    writer.finish({"window": [-1000, 2000]}, {})
+    finish_store(keys, {"window": [-1000, 2000]}, {})
     patient, root = tmp_path / "s.zarr" / "P1" / "zarr.json", tmp_path / "s.zarr" / "zarr.json"
     assert [path for what, path in events if what == "name"] == [patient, root]
     named = events.index(("name", root))
@@ -104,13 +107,13 @@ def test_a_series_that_is_taken_back_loses_its_metadata_first(tmp_path, monkeypa
     (tmp_path / "zarr.json").write_bytes(b"{}")
     monkeypatch.setattr("shutil.rmtree", lambda path: order.append(sorted(p.name for p in path.iterdir())))
     order = []
-    take_back(tmp_path)
+    take_back(tmp_path, "zarr.json")
     assert order == [["volume"]]
 
 
 def test_a_series_that_did_not_fit_takes_no_space(tmp_path, monkeypatch):
-    writer = StoreWriter(str(tmp_path / "s.zarr"))
-    writer.prepare({"window": [-1000, 2000]}, overwrite=False)
+    keys = LocalKeys(str(tmp_path / "s.zarr"))
+    prepare_root(keys, {"window": [-1000, 2000]}, overwrite=False)
     flush, left = os.fsync, [5]
 
     def full(descriptor):
@@ -121,5 +124,5 @@ def test_a_series_that_did_not_fit_takes_no_space(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match="make room"):
-        writer.publish("P1", "0001-a", encoded())
+        publish(keys, "P1/0001-a", encoded())
     assert not (tmp_path / "s.zarr" / "P1" / "0001-a").exists()

@@ -11,7 +11,10 @@ import zarr
 import etl.store.durable
 from etl.errors import StoreConflictError, UsageError
 from etl.store.encoding import encode_series
-from etl.store.writer import StoreWriter
+from etl.store.finish import finish_store
+from etl.store.keys import LocalKeys
+from etl.store.publish import publish, published
+from etl.store.root import check_root, prepare_root
 
 RECIPE = {"spacing_mm": [1.0, 1.0, 1.0], "window": [-1000, 2000], "center": 0.25}
 
@@ -34,10 +37,10 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def writer(path):
-    writer = StoreWriter(str(path))
-    writer.prepare(RECIPE, overwrite=False)
-    return writer
+def keys(path):
+    keys = LocalKeys(str(path))
+    prepare_root(keys, RECIPE, overwrite=False)
+    return keys
 
 
 @pytest.fixture
@@ -64,115 +67,115 @@ def root(path):
 
 
 def test_looking_at_a_place_writes_nothing(path):
-    writer = StoreWriter(str(path))
-    assert writer.check(RECIPE, overwrite=False) is None
-    assert writer.check(RECIPE, overwrite=True) is None
+    keys = LocalKeys(str(path))
+    assert check_root(keys, RECIPE, overwrite=False) is None
+    assert check_root(keys, RECIPE, overwrite=True) is None
     assert not path.exists()
 
 
 def test_an_empty_folder_becomes_a_store(path):
     path.mkdir()
-    StoreWriter(str(path)).prepare(RECIPE, overwrite=False)
+    prepare_root(LocalKeys(str(path)), RECIPE, overwrite=False)
     assert root(path)["attributes"]["ct_etl"]["config"] == RECIPE
 
 
-def test_the_same_configuration_may_write_again(writer, path):
+def test_the_same_configuration_may_write_again(keys, path):
     before = root(path)
-    StoreWriter(str(path)).prepare(json.loads(json.dumps(RECIPE)), overwrite=False)
+    prepare_root(LocalKeys(str(path)), json.loads(json.dumps(RECIPE)), overwrite=False)
     assert root(path) == before
 
 
-def test_another_configuration_is_refused_naming_only_the_keys_that_differ(writer):
+def test_another_configuration_is_refused_naming_only_the_keys_that_differ(keys):
     with pytest.raises(StoreConflictError) as refusal:
-        writer.check({**RECIPE, "center": 0.5, "window": [0, 80]}, overwrite=False)
+        check_root(keys, {**RECIPE, "center": 0.5, "window": [0, 80]}, overwrite=False)
     for word in ("center", "0.25", "0.5", "window", "2000", "80"):
         assert word in str(refusal.value)
     assert "spacing_mm" not in str(refusal.value)
 
 
-def test_a_key_that_only_one_side_has_differs(writer):
+def test_a_key_that_only_one_side_has_differs(keys):
     with pytest.raises(StoreConflictError, match="denoise"):
-        writer.check({**RECIPE, "denoise": True}, overwrite=False)
+        check_root(keys, {**RECIPE, "denoise": True}, overwrite=False)
 
 
-def test_another_format_version_is_refused(writer, path):
+def test_another_format_version_is_refused(keys, path):
     described = root(path)
     described["attributes"]["ct_etl"]["format_version"] = "2.0"
     (path / "zarr.json").write_text(json.dumps(described))
     with pytest.raises(StoreConflictError, match=r"2\.0.*1\.0"):
-        writer.check(RECIPE, overwrite=False)
+        check_root(keys, RECIPE, overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_is_no_store_of_ours_is_refused_and_left_alone(path, overwrite):
     path.write_text("a letter")
     with pytest.raises(UsageError, match="file"):
-        StoreWriter(str(path)).prepare(RECIPE, overwrite=overwrite)
+        prepare_root(LocalKeys(str(path)), RECIPE, overwrite=overwrite)
     assert path.read_text() == "a letter"
     path.unlink()
     path.mkdir()
     (path / "thesis.tex").write_text("chapter")
     with pytest.raises(UsageError, match="something else"):
-        StoreWriter(str(path)).prepare(RECIPE, overwrite=overwrite)
+        prepare_root(LocalKeys(str(path)), RECIPE, overwrite=overwrite)
     assert [p.name for p in path.iterdir()] == ["thesis.tex"]
 
 
-def test_overwrite_takes_the_old_store_away_whole(writer, path):
-    writer.publish("P1", "0001-a", encoded())
-    writer.prepare({**RECIPE, "center": 0.0}, overwrite=True)
+def test_overwrite_takes_the_old_store_away_whole(keys, path):
+    publish(keys, "P1/0001-a", encoded())
+    prepare_root(keys, {**RECIPE, "center": 0.0}, overwrite=True)
     assert [p.name for p in path.iterdir()] == ["zarr.json"]
     assert root(path)["attributes"]["ct_etl"]["config"]["center"] == 0
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_metadata_of_a_series_is_its_last_key(writer, path, monkeypatch):
-    keys, whole = [], etl.store.durable.write_durably
+def test_the_metadata_of_a_series_is_its_last_key(keys, path, monkeypatch):
+    written, whole = [], etl.store.durable.write_durably
 
     def listed(target, content):
-        keys.append(target.relative_to(path).as_posix())
+        written.append(target.relative_to(path).as_posix())
         whole(target, content)
 
     monkeypatch.setattr(etl.store.durable, "write_durably", listed)
-    writer.publish("P1", "0001-a", encoded())
-    assert keys[-1] == "P1/0001-a/zarr.json"
-    chunks = [i for i, key in enumerate(keys) if "/volume/c/" in key]
-    source = [i for i, key in enumerate(keys) if "/source/" in key and not key.endswith("zarr.json")]
-    metadata = [i for i, key in enumerate(keys) if key.endswith("zarr.json")]
+    publish(keys, "P1/0001-a", encoded())
+    assert written[-1] == "P1/0001-a/zarr.json"
+    chunks = [i for i, key in enumerate(written) if "/volume/c/" in key]
+    source = [i for i, key in enumerate(written) if "/source/" in key and not key.endswith("zarr.json")]
+    metadata = [i for i, key in enumerate(written) if key.endswith("zarr.json")]
     assert max(chunks) < min(source)
     assert max(source) < min(metadata)
 
 
-def test_publishing_gives_the_bytes_written(writer, path):
-    written = writer.publish("P1", "0001-a", encoded())
+def test_publishing_gives_the_bytes_written(keys, path):
+    written = publish(keys, "P1/0001-a", encoded())
     assert written == sum(p.stat().st_size for p in (path / "P1").rglob("*") if p.is_file())
 
 
-def test_a_series_whose_writing_broke_off_is_not_published(writer, path, dying_after):
+def test_a_series_whose_writing_broke_off_is_not_published(keys, path, dying_after):
     whole = len(encoded())
     for count in range(whole):
         dying_after(count)
         with pytest.raises(OSError, match="power failure"):
-            writer.publish("P1", "0001-a", encoded())
-        assert writer.published("P1", "0001-a") is None
+            publish(keys, "P1/0001-a", encoded())
+        assert published(keys, "P1/0001-a") is None
         assert not (path / "P1" / "0001-a" / "zarr.json").exists()
 
 
-def test_a_series_that_is_written_anew_is_never_half_old_and_half_new(writer, path, monkeypatch, dying_after):
-    writer.publish("P1", "0001-a", encoded(0.5))
+def test_a_series_that_is_written_anew_is_never_half_old_and_half_new(keys, path, monkeypatch, dying_after):
+    publish(keys, "P1/0001-a", encoded(0.5))
     dying_after(2)
     with pytest.raises(OSError, match="power failure"):
-        writer.publish("P1", "0001-a", encoded(0.25))
-    assert writer.published("P1", "0001-a") is None
+        publish(keys, "P1/0001-a", encoded(0.25))
+    assert published(keys, "P1/0001-a") is None
     monkeypatch.undo()
-    writer.publish("P1", "0001-a", encoded(0.25))
+    publish(keys, "P1/0001-a", encoded(0.25))
     assert (zarr.open_group(path, mode="r", use_consolidated=False)["P1/0001-a/volume"][:] == 0.25).all()
 
 
-def test_finish_writes_patients_fingerprint_and_consolidated_metadata(writer, path):
-    writer.publish("P1", "0001-a", encoded(hu=40))
-    writer.publish("P1", "0002-b", encoded(hu=60))
-    writer.publish("P-_.2", "0001-c", encoded(patient_id="Päivi", hu=50))
-    found, _ = writer.finish(RECIPE, {"P1": "0002-b"})
+def test_finish_writes_patients_fingerprint_and_consolidated_metadata(keys, path):
+    publish(keys, "P1/0001-a", encoded(hu=40))
+    publish(keys, "P1/0002-b", encoded(hu=60))
+    publish(keys, "P-_.2/0001-c", encoded(patient_id="Päivi", hu=50))
+    found, _ = finish_store(keys, RECIPE, {"P1": "0002-b"})
     assert (found["volumes"], found["voxels"], found["mean_hu"]) == (3, 180, 50)
     group = zarr.open_group(path, mode="r")
     assert group.attrs["ct_etl"]["fingerprint"] == found
@@ -184,44 +187,44 @@ def test_finish_writes_patients_fingerprint_and_consolidated_metadata(writer, pa
     }
 
 
-def test_finish_passes_over_what_a_crash_left(writer, path, dying_after, monkeypatch):
-    writer.publish("P1", "0001-a", encoded())
+def test_finish_passes_over_what_a_crash_left(keys, path, dying_after, monkeypatch):
+    publish(keys, "P1/0001-a", encoded())
     dying_after(3)
     for patient in ("P1", "P2"):
         with pytest.raises(OSError, match="power failure"):
-            writer.publish(patient, "0009-z", encoded(patient_id=patient))
+            publish(keys, f"{patient}/0009-z", encoded(patient_id=patient))
     monkeypatch.undo()
-    found, _ = writer.finish(RECIPE, {})
+    found, _ = finish_store(keys, RECIPE, {})
     assert found["volumes"] == 1
     group = zarr.open_group(path, mode="r")
     assert list(dict(group.groups())) == ["P1"]
     assert list(dict(group["P1"].groups())) == ["0001-a"]
 
 
-def test_finish_again_touches_no_file(writer, path, stamps):
-    writer.publish("P1", "0001-a", encoded())
-    first = writer.finish(RECIPE, {"P1": "0001-a"})
+def test_finish_again_touches_no_file(keys, path, stamps):
+    publish(keys, "P1/0001-a", encoded())
+    first = finish_store(keys, RECIPE, {"P1": "0001-a"})
     before = stamps(path)
-    assert StoreWriter(str(path)).finish(RECIPE, {"P1": "0001-a"}) == first
+    assert finish_store(LocalKeys(str(path)), RECIPE, {"P1": "0001-a"}) == first
     assert stamps(path) == before
 
 
-def test_a_patient_keeps_its_default_where_a_run_names_none(writer, path):
+def test_a_patient_keeps_its_default_where_a_run_names_none(keys, path):
     for key in ("0001-a", "0002-b"):
-        writer.publish("P1", key, encoded())
-    writer.finish(RECIPE, {"P1": "0002-b"})
-    writer.finish(RECIPE, {})
+        publish(keys, f"P1/{key}", encoded())
+    finish_store(keys, RECIPE, {"P1": "0002-b"})
+    finish_store(keys, RECIPE, {})
     assert zarr.open_group(path, mode="r")["P1"].attrs["ct_etl"]["default_series"] == "0002-b"
 
 
-def test_a_default_that_is_not_in_the_store_is_not_named(writer, path):
-    writer.publish("P1", "0001-a", encoded())
-    writer.finish(RECIPE, {"P1": "0002-b"})
+def test_a_default_that_is_not_in_the_store_is_not_named(keys, path):
+    publish(keys, "P1/0001-a", encoded())
+    finish_store(keys, RECIPE, {"P1": "0002-b"})
     assert zarr.open_group(path, mode="r")["P1"].attrs["ct_etl"]["default_series"] == "0001-a"
 
 
-def test_an_empty_store_can_be_finished_and_opened(writer, path):
-    assert writer.finish(RECIPE, {})[0]["volumes"] == 0
+def test_an_empty_store_can_be_finished_and_opened(keys, path):
+    assert finish_store(keys, RECIPE, {})[0]["volumes"] == 0
     assert dict(zarr.open_group(path, mode="r").groups()) == {}
 
 
@@ -229,10 +232,10 @@ def test_the_store_does_not_depend_on_the_order_of_publishing(tmp_path, contents
     series = [("P1", "0001-a"), ("P1", "0002-b"), ("P2", "0001-c")]
     found = []
     for name, order in (("x", series), ("y", series[::-1])):
-        writer = StoreWriter(str(tmp_path / name))
-        writer.prepare(RECIPE, overwrite=False)
+        keys = LocalKeys(str(tmp_path / name))
+        prepare_root(keys, RECIPE, overwrite=False)
         for patient, key in order:
-            writer.publish(patient, key, encoded(patient_id=patient))
-        writer.finish(RECIPE, {})
+            publish(keys, f"{patient}/{key}", encoded(patient_id=patient))
+        finish_store(keys, RECIPE, {})
         found.append(contents(tmp_path / name))
     assert found[0] == found[1]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.store.keys import patient_key, series_key
+from etl.store.node_names import patient_key, series_key
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # pydicom hands undecodable bytes on as lone surrogates from U+DC80 to U+DCFF.

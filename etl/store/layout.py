@@ -1,0 +1,90 @@
+"""Where everything stands in a store: nodes, arrays, chunks, and the order in which a series is published.
+
+A store has three levels of groups: the root, a patient, a series. What a series consists of is the table `ARRAYS`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+FORMAT_VERSION = "1.0"
+METADATA = "zarr.json"
+"""Name of the metadata of every Zarr v3 node."""
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """One array of a series.
+
+    Parameters
+    ----------
+    path : str
+        Relative to the series' group.
+    dimensions : int
+    is_optional : bool
+        A series may be whole without it.
+    """
+
+    path: str
+    dimensions: int
+    is_optional: bool = False
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def metadata_key(self) -> str:
+        """Key of the array's metadata, relative to the series."""
+        return f"{self.path}/{METADATA}"
+
+    @property
+    def chunk_key(self) -> str:
+        """Key of the one chunk, or shard, of the array."""
+        return "/".join((self.path, "c", *("0" * self.dimensions)))
+
+
+SOURCE = "source"
+VOLUME = ArrayLayout("volume", 3)
+VALIDITY = ArrayLayout("validity", 3, is_optional=True)
+HISTOGRAM = ArrayLayout("hu_histogram", 1)
+SOP_INSTANCE_UID = ArrayLayout(f"{SOURCE}/sop_instance_uid", 2)
+POSITION_MM = ArrayLayout(f"{SOURCE}/position_mm", 1)
+INSTANCE_NUMBER = ArrayLayout(f"{SOURCE}/instance_number", 1)
+FRAME_NUMBER = ArrayLayout(f"{SOURCE}/frame_number", 1, is_optional=True)
+ARRAYS = (VOLUME, VALIDITY, HISTOGRAM, SOP_INSTANCE_UID, POSITION_MM, INSTANCE_NUMBER, FRAME_NUMBER)
+
+NODES = (SOURCE, *(array.path for array in ARRAYS))
+"""Every node that may stand below a series."""
+_OWN_KEYS = frozenset(
+    {
+        METADATA,
+        f"{SOURCE}/{METADATA}",
+        *(key for array in ARRAYS for key in (array.metadata_key, array.chunk_key)),
+    }
+)
+_SERIES_KEY = re.compile(r"\d{4,}-[0-9a-f]{8}(-\d+)?")
+
+
+def is_own_key(key: str) -> bool:
+    """Whether a key, relative to its series, is one that this package writes."""
+    return key in _OWN_KEYS
+
+
+def is_series_key(name: str) -> bool:
+    """Whether the name of a group below a patient is one that this package gives."""
+    return _SERIES_KEY.fullmatch(name) is not None
+
+
+def publishing_rank(key: str) -> tuple[int, str]:
+    """Give the place of a key of a series in publishing: chunks, `source`, metadata, the group's metadata.
+
+    A reader sees a series once its group has metadata, which is last.
+    """
+    if key == METADATA:
+        return (3, key)
+    if key.endswith(METADATA):
+        return (2, key)
+    return (1 if key.startswith(f"{SOURCE}/") else 0, key)

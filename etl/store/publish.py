@@ -1,0 +1,83 @@
+"""One series in the store: publish it, find it, tell whether all of it is there.
+
+A reader never sees half a volume, on a folder or a bucket, without any rename: the group's metadata is the last
+key of a series, and each key is put atomically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from etl.errors import DiskFullError
+from etl.store.keys import Keys
+from etl.store.layout import ARRAYS, METADATA, ArrayLayout
+from etl.store.metadata import parsed
+
+if TYPE_CHECKING:
+    from zarr.core.buffer import Buffer
+
+
+def publish(keys: Keys, node: str, content: Mapping[str, Buffer]) -> int:
+    """Write the keys of a series in the order given, its metadata last.
+
+    A volume that was published before is taken back first, so that its metadata never describes new chunks.
+
+    Parameters
+    ----------
+    keys : Keys
+    node : str
+        ``<patient key>/<series key>``.
+    content : mapping of Buffer
+        By key relative to the series, from `etl.store.encoding.encode_series`.
+
+    Returns
+    -------
+    int
+        Bytes written.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    keys.take_back(node)
+    try:
+        for key, buffer in content.items():
+            if key == METADATA:
+                # After a power cut the metadata must not be there without the chunks it describes.
+                keys.settle((f"{node}/{other}" for other in content if other != METADATA), "")
+            keys.put(f"{node}/{key}", buffer.as_buffer_like())
+        keys.settle([f"{node}/{METADATA}"], node)
+    except (OSError, DiskFullError):
+        # What is there of it would only take space from others.
+        with suppress(OSError):
+            keys.take_back(node)
+        raise
+    return sum(len(buffer) for buffer in content.values())
+
+
+def published(keys: Keys, node: str) -> dict[str, Any] | None:
+    """Give the attributes of a published series; None where there is none."""
+    attributes = (parsed(keys.get(f"{node}/{METADATA}")) or {}).get("attributes")
+    return attributes if isinstance(attributes, dict) else None
+
+
+def is_whole(keys: Keys, node: str) -> bool:
+    """Whether every array of a published series has its metadata and its chunks, none of them empty.
+
+    A power cut may leave a name without content.
+    """
+    sizes = keys.sizes(node)
+    return all(_is_there(array, sizes) for array in ARRAYS)
+
+
+def _is_there(array: ArrayLayout, sizes: Mapping[str, int]) -> bool:
+    if array.is_optional and not any(key.startswith(f"{array.path}/") for key in sizes):
+        return True
+    return bool(sizes.get(array.metadata_key)) and bool(sizes.get(array.chunk_key))
+
+
+def stored_bytes(keys: Keys, node: str) -> int:
+    """Count the bytes of a series."""
+    return sum(keys.sizes(node).values())
