@@ -20,7 +20,8 @@ from pydicom.tag import Tag
 
 from etl.dicom.attributes import read_text
 from etl.dicom.containers import Opener
-from etl.dicom.fast_header import Header, QuickReader
+from etl.dicom.fast_header import FastHeaderReader
+from etl.dicom.header_parser import Header
 from etl.dicom.inflate import inflated
 from etl.dicom.sources import Source, inner_source
 from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks
@@ -159,7 +160,7 @@ class _RowReader:
 
     def __init__(self, opener: Opener, source_name: str, limits: Limits) -> None:
         self._opener, self._source_name, self._limits = opener, source_name, limits
-        self._reader = QuickReader(HEADER_TAGS, HEADER_SEQUENCES, FREE_TAGS)
+        self._reader = FastHeaderReader(HEADER_TAGS, HEADER_SEQUENCES, FREE_TAGS)
         self._siblings: dict[tuple[int, str], SliceRecord] = {}
 
     def __call__(self, location: Location) -> list[SliceRecord]:

@@ -18,7 +18,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from etl.dicom.fast_header import CHUNK_BYTES, QuickReader
+from etl.dicom.fast_header import FastHeaderReader
+from etl.dicom.header_parser import CHUNK_BYTES
 from etl.phantom.acquisition import Acquisition
 from etl.phantom.files import write_series
 from etl.phantom.head import HeadPhantom
@@ -50,7 +51,7 @@ def a_slice(syntax=ExplicitVRLittleEndian, change=lambda dataset: None):
 
 
 def a_reader():
-    return QuickReader(HEADER_TAGS, HEADER_SEQUENCES, FREE_TAGS)
+    return FastHeaderReader(HEADER_TAGS, HEADER_SEQUENCES, FREE_TAGS)
 
 
 def quick(content, reader=None):

@@ -13,7 +13,7 @@ import pytest
 
 import etl.scan.scan
 from etl.config import build_config, load_preset
-from etl.dicom.fast_header import QuickReader
+from etl.dicom.fast_header import FastHeaderReader
 from etl.dicom.sources import find_sources
 from etl.phantom.cohort import write_benchmark
 from etl.plan.plan import make_plan
@@ -49,7 +49,7 @@ def opened_files(below):
 
 def test_a_file_is_opened_once_for_its_header_and_once_for_its_pixels(in_process, folder, tmp_path, monkeypatch):
     parsed = Counter()
-    read = QuickReader.read
+    read = FastHeaderReader.read
 
     def counted(reader, stream):
         parsed[stream.name] += 1
@@ -58,7 +58,7 @@ def test_a_file_is_opened_once_for_its_header_and_once_for_its_pixels(in_process
     def slow(*_, **__):
         raise AssertionError("an ordinary file needs no second parser")
 
-    monkeypatch.setattr(QuickReader, "read", counted)
+    monkeypatch.setattr(FastHeaderReader, "read", counted)
     monkeypatch.setattr(etl.scan.scan, "dcmread", slow)
     with opened_files(folder) as opened:
         assert in_process("run", folder, tmp_path / "s.zarr", *QUICK).status == 0
