@@ -28,6 +28,15 @@ class Location(NamedTuple):
     member: str
 
 
+class FileState(NamedTuple):
+    """What a file looks like from outside; nobody can set all of it back."""
+
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+
+
 @dataclass(frozen=True)
 class PixelFormat:
     """How the stored values of a slice are laid out (DICOM PS3.3 C.7.6.3, PS3.5 8)."""
@@ -72,6 +81,11 @@ class Slices:
     pixel_length: NDArray[np.int64]
     """Bytes of the value of Pixel Data; -1 where the length is undefined (encapsulated)."""
     file_bytes: NDArray[np.int64]
+    modified_ns: NDArray[np.int64]
+    """When the content of the file, or of the zip that holds it, was last changed."""
+    changed_ns: NDArray[np.int64]
+    """When its status was; nobody can set this back."""
+    inode: NDArray[np.uint64]
     crc32: NDArray[np.int64]
     """Checksum that a zip keeps of the file; -1 in a folder."""
     sop_instance_uid: NDArray[np.bytes_]

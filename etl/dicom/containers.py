@@ -12,33 +12,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, Protocol
 
 from etl.dicom.inflate import inflated_member
-from etl.stack import Location
+from etl.stack import FileState, Location
 
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
-
-
-class FileState(NamedTuple):
-    """What a file looks like from outside; nobody can set all of it back."""
-
-    size_bytes: int
-    modified_ns: int
-    changed_ns: int
-    inode: int
 
 
 class Container(Protocol):
     """Holds files that can be listed and opened."""
 
-    def members(self, problems: list[tuple[str, str]]) -> Iterator[str]:
+    def members(self, problems: list[tuple[str, str]], only: tuple[str, ...] | None) -> Iterator[str]:
         """List the regular files, in an order that does not depend on the file system.
 
         Parameters
         ----------
         problems : list
-            Gets (member, what happened) of everything that cannot be listed.
+            Gets (member, what is wrong) of everything that cannot be listed, and of links that lead to nothing.
+        only : tuple of str or None
+            Names to look at; None: everything.
         """
 
     def open(self, member: str, *, whole: bool) -> AbstractContextManager[BinaryIO]:
@@ -56,8 +49,8 @@ class Container(Protocol):
             It cannot be opened.
         """
 
-    def size_bytes(self, member: str) -> int:
-        """Give the length of a member.
+    def state(self, member: str) -> FileState:
+        """Tell what a member looks like from outside; of a zip's, the archive's times.
 
         Raises
         ------
@@ -97,8 +90,16 @@ class Folder:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def members(self, problems: list[tuple[str, str]]) -> Iterator[str]:
+    def members(self, problems: list[tuple[str, str]], only: tuple[str, ...] | None) -> Iterator[str]:
         """See `Container.members`."""
+        if only is None:
+            yield from self._walk(problems)
+            return
+        lost = [name for name in only if _leads_nowhere(os.path.join(self._path, name))]
+        yield from (name for name in only if name not in lost)
+        _tell_lost(problems, "", len(lost))
+
+    def _walk(self, problems: list[tuple[str, str]]) -> Iterator[str]:
         visited: set[tuple[int, int]] = set()
         waiting = [""]
         while waiting:
@@ -109,12 +110,13 @@ class Folder:
                 with os.scandir(path) as scan:
                     entries = sorted(scan, key=lambda entry: entry.name)
             except OSError as error:
-                problems.append((folder, type(error).__name__))
+                problems.append((folder, f"{type(error).__name__} while listing"))
                 continue
             if (status.st_dev, status.st_ino) in visited:
                 continue
             visited.add((status.st_dev, status.st_ino))
             inner = []
+            lost = 0
             for entry in entries:
                 name = os.path.join(folder, entry.name)
                 try:
@@ -122,11 +124,15 @@ class Folder:
                         inner.append(name)
                     elif entry.is_file():
                         yield name
+                    elif entry.is_symlink():
+                        lost += _leads_nowhere(entry.path)
                 except OSError as error:
-                    # A link that leads to itself or nowhere holds nothing.
-                    if not entry.is_symlink():
-                        problems.append((name, type(error).__name__))
+                    if entry.is_symlink():
+                        lost += 1
+                    else:
+                        problems.append((name, f"{type(error).__name__} while listing"))
             waiting += reversed(inner)
+            _tell_lost(problems, folder, lost)
 
     @contextmanager
     def open(self, member: str, *, whole: bool) -> Iterator[BinaryIO]:
@@ -138,9 +144,9 @@ class Folder:
         with open(path, "rb") as stream:
             yield stream
 
-    def size_bytes(self, member: str) -> int:
-        """See `Container.size_bytes`."""
-        return os.stat(os.path.join(self._path, member)).st_size
+    def state(self, member: str) -> FileState:
+        """See `Container.state`."""
+        return _state_of(os.path.join(self._path, member))
 
     def crc32(self, member: str) -> int:
         """Give -1: a folder keeps no checksums."""
@@ -172,16 +178,17 @@ class Zip:
     def __init__(self, path: str) -> None:
         self._path = path
         self._opened: zipfile.ZipFile | None = None
+        self._archive_state = FileState(0, 0, 0, 0)
 
-    def members(self, problems: list[tuple[str, str]]) -> Iterator[str]:
+    def members(self, problems: list[tuple[str, str]], only: tuple[str, ...] | None) -> Iterator[str]:
         """See `Container.members`."""
         try:
             # `ZipInfo.is_dir` of Python 3.11 fails on an empty name.
             names = sorted(i.filename for i in self._archive.infolist() if i.filename and i.filename[-1] != "/")
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            problems.append(("", type(error).__name__))
+            problems.append(("", f"{type(error).__name__} while listing"))
             return
-        yield from names
+        yield from (name for name in names if only is None or name in only)
 
     @contextmanager
     def open(self, member: str, *, whole: bool) -> Iterator[BinaryIO]:
@@ -191,9 +198,10 @@ class Zip:
         with self._archive.open(info) if content is None else BytesIO(content) as stream:
             yield stream  # type: ignore[misc]  # ZipExtFile is a BinaryIO in all but name
 
-    def size_bytes(self, member: str) -> int:
-        """See `Container.size_bytes`."""
-        return self._info(member).file_size
+    def state(self, member: str) -> FileState:
+        """Give the length of a member, and the times of the archive when it was opened."""
+        info = self._info(member)
+        return self._archive_state._replace(size_bytes=info.file_size)
 
     def crc32(self, member: str) -> int:
         """Give the checksum in the archive's directory."""
@@ -216,7 +224,7 @@ class Zip:
     @property
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None:
-            self._opened = zipfile.ZipFile(self._path)
+            self._opened, self._archive_state = zipfile.ZipFile(self._path), _state_of(self._path)
         return self._opened
 
     def _info(self, member: str) -> zipfile.ZipInfo:
@@ -238,6 +246,17 @@ def is_zip(path: Path) -> bool:
             return stream.read(4) in _ZIP_STARTS
     except OSError:
         return False
+
+
+def _leads_nowhere(path: str) -> bool:
+    """Whether it is a link without a target: git-annex and DataLad leave such where content was not fetched."""
+    return os.path.islink(path) and not os.path.exists(path)
+
+
+def _tell_lost(problems: list[tuple[str, str]], folder: str, count: int) -> None:
+    if count:
+        links = "1 link leads" if count == 1 else f"{count} links lead"
+        problems.append((folder, f"{links} to nothing: content that was not fetched, or is gone"))
 
 
 def _state_of(path: str) -> FileState:
@@ -272,9 +291,9 @@ class Opener:
         """Open the file at a location: see `Container.open`."""
         return self.container(location.container).open(location.member, whole=whole)
 
-    def size_bytes(self, location: Location) -> int:
-        """Give the length of a file."""
-        return self.container(location.container).size_bytes(location.member)
+    def state(self, location: Location) -> FileState:
+        """Tell what a file looks like from outside: see `Container.state`."""
+        return self.container(location.container).state(location.member)
 
     def crc32(self, location: Location) -> int:
         """Give the checksum that its container keeps of a file; -1 where it keeps none."""

@@ -112,12 +112,17 @@ class _HeldFile:
         self._frames: list[bytes] = []
 
     @contextmanager
-    def open(self, location: Location, file_bytes: int, *, deflated: bool) -> Iterator[BinaryIO]:
-        """Open a file that has still the size it was scanned with."""
+    def open(self, slices: Slices, i: int, *, deflated: bool) -> Iterator[BinaryIO]:
+        """Open the file of a slice, which must still look as it did when it was scanned."""
+        location = slices.locations[i]
         if location == self._location and self._inflated is not None:
             yield self._inflated
             return
-        if self._opener.size_bytes(location) != file_bytes:
+        # Not the inode: some file servers number anew what they have forgotten. The time of the last change of
+        # status cannot be set back, and moves when files exchange their names too.
+        scanned = slices.file_bytes[i], slices.modified_ns[i], slices.changed_ns[i], slices.crc32[i]
+        state = self._opener.state(location)
+        if scanned != (*state[:3], self._opener.crc32(location)):
             raise OSError("the file changed while the run was going on")
         with self._opener.open(location, whole=True) as stream:
             self._location, self._inflated, self._frames = location, None, []
@@ -125,11 +130,12 @@ class _HeldFile:
                 self._inflated = inflated(stream, limit_bytes=self._limit_bytes)
             yield self._inflated or stream
 
-    def frames(self, location: Location, file_bytes: int, *, offset: int, length: int, count: int) -> list[bytes]:
-        """Give the encoded frames of a file."""
-        if location != self._location or not self._frames:
-            with self.open(location, file_bytes, deflated=False) as stream:
-                stream.seek(offset)
+    def frames(self, slices: Slices, i: int, *, count: int) -> list[bytes]:
+        """Give the encoded frames of the file of a slice."""
+        if slices.locations[i] != self._location or not self._frames:
+            length = int(slices.pixel_length[i])
+            with self.open(slices, i, deflated=False) as stream:
+                stream.seek(int(slices.pixel_offset[i]))
                 content = stream.read() if length < 0 else stream.read(length)
             self._frames = list(generate_frames(content, number_of_frames=count))
         return self._frames
@@ -138,7 +144,7 @@ class _HeldFile:
 def _native_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> NDArray[np.integer]:
     length, frame, frame_bytes = int(slices.pixel_length[i]), int(slices.frame[i]), fmt.frame_bytes
     is_deflated = fmt.transfer_syntax_uid == DEFLATED
-    with held.open(slices.locations[i], int(slices.file_bytes[i]), deflated=is_deflated) as stream:
+    with held.open(slices, i, deflated=is_deflated) as stream:
         stream.seek(int(slices.pixel_offset[i]) + frame * frame_bytes)
         content = stream.read(min(frame_bytes, max(0, length - frame * frame_bytes)))
     if len(content) < frame_bytes:
@@ -153,13 +159,7 @@ def _native_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> 
 
 
 def _encoded_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> NDArray[np.integer]:
-    frames = held.frames(
-        slices.locations[i],
-        int(slices.file_bytes[i]),
-        offset=int(slices.pixel_offset[i]),
-        length=int(slices.pixel_length[i]),
-        count=fmt.number_of_frames,
-    )
+    frames = held.frames(slices, i, count=fmt.number_of_frames)
     frame = int(slices.frame[i])
     if frame >= len(frames):
         raise SeriesError(

@@ -31,7 +31,7 @@ class Source:
 
     def list_members(self, container: Container, problems: list[tuple[str, str]]) -> Iterator[str]:
         """List the members of this source in its open container: see `Container.members`."""
-        return container.members(problems) if self.members is None else iter(self.members)
+        return container.members(problems, self.members)
 
 
 def find_sources(inputs: Iterable[str]) -> list[Source]:
@@ -83,7 +83,7 @@ def _children(folder: Path) -> list[Source]:
             sources.append(Source(str(entry), entry.name))
         elif entry.suffix.lower() == ".zip" and entry.is_file() and is_zip(entry):
             sources.append(Source(str(entry), entry.stem))
-        elif entry.is_file():
+        elif entry.is_file() or (entry.is_symlink() and not entry.exists()):
             loose.append(entry.name)
     if loose:
         sources.insert(0, Source(str(folder), folder.name, tuple(loose)))

@@ -26,7 +26,7 @@ from etl.dicom.inflate import inflated
 from etl.dicom.sources import Source, inner_source
 from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks
 from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
-from etl.stack import Location, Stack, StackKey
+from etl.stack import FileState, Location, Stack, StackKey
 from etl.transfer_syntaxes import DEFLATED
 from etl.workers.time_limit import TimeLimit
 
@@ -106,9 +106,7 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
                     unreadable.append(Unreadable(location, source.name, f"{type(error).__name__} in its header"))
                 elif error is not None:
                     raise error
-    unreadable += (
-        Unreadable(Location(source.container, at), source.name, f"{error} while listing") for at, error in problems
-    )
+    unreadable += (Unreadable(Location(source.container, at), source.name, what) for at, what in problems)
     stacks = tuple(build_stack(rows) for _, rows in collector.groups())
     own = ScanResult(stacks, ignored_files, tuple(ignored), tuple(unreadable), files)
     return merge_scans([own, *nested]) if nested else own
@@ -164,14 +162,15 @@ class _RowReader:
         self._siblings: dict[tuple[int, str], SliceRecord] = {}
 
     def __call__(self, location: Location) -> list[SliceRecord]:
-        file_bytes, limits = self._opener.size_bytes(location), self._limits
-        if file_bytes > limits.file_bytes:
-            raise ValueError(f"{file_bytes} bytes; allowed are {limits.file_bytes}")
+        state, limits = self._opener.state(location), self._limits
         with self._opener.open(location) as stream:
             start = stream.read(MIN_FILE_BYTES)
             has_magic = start[PREAMBLE_BYTES:] == MAGIC
             if not has_magic and not _may_lack_preamble(start):
                 raise InvalidDicomError
+            # Only now: what is no DICOM is no failure, whatever its size.
+            if state.size_bytes > limits.file_bytes:
+                raise ValueError(f"{state.size_bytes} bytes; allowed are {limits.file_bytes}")
             stream.seek(0)
             header = self._reader.read(stream) if has_magic else None
             with warnings.catch_warnings(), pydicom.config.disable_value_validation():
@@ -179,9 +178,9 @@ class _RowReader:
                 if header is None:
                     stream.seek(0)
                     header = _read_header(stream, limits, has_magic=has_magic)
-                return self._rows(header, location, file_bytes)
+                return self._rows(header, location, state)
 
-    def _rows(self, header: Header, location: Location, file_bytes: int) -> list[SliceRecord]:
+    def _rows(self, header: Header, location: Location, state: FileState) -> list[SliceRecord]:
         folder = str(PurePosixPath(location.member.replace("\\", "/")).parent)
         # The folder stands in for identifiers that are absent.
         kind = header.alike, folder
@@ -193,7 +192,7 @@ class _RowReader:
             folder=folder,
             pixel_offset=header.pixel_offset,
             pixel_length=header.pixel_length,
-            file_bytes=file_bytes,
+            state=state,
             crc32=self._opener.crc32(location),
             sibling=self._siblings.get(kind),
         )

@@ -16,7 +16,7 @@ from pydicom.tag import Tag
 from etl.dicom.attributes import ALLOWED_KEYWORDS, read_float, read_floats, read_int, read_text, read_value
 from etl.scan.build_stacks import SliceRecord
 from etl.scan.identity import Identity, substitute_uid, uid
-from etl.stack import Location, PixelFormat, StackKey
+from etl.stack import FileState, Location, PixelFormat, StackKey
 from etl.transfer_syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 
 HEADER_KEYWORDS = (
@@ -89,7 +89,7 @@ def records_of(
     folder: str,
     pixel_offset: int,
     pixel_length: int,
-    file_bytes: int,
+    state: FileState,
     crc32: int,
     sibling: SliceRecord | None = None,
 ) -> list[SliceRecord]:
@@ -106,15 +106,20 @@ def records_of(
         Stands for the patient where Patient ID (0010,0020) is absent or empty.
     folder : str
         Folder of the file within its source; identifies the series where UIDs are absent.
-    pixel_offset, pixel_length, file_bytes, crc32 : int
+    pixel_offset, pixel_length, crc32 : int
         As in `Slices`.
+    state : FileState
+        Of the file.
     sibling : SliceRecord, optional
         The one row of a file of the same folder that differs in nothing but `FREE_TAGS`.
     """
     file_columns = {
         "pixel_offset": pixel_offset,
         "pixel_length": pixel_length,
-        "file_bytes": file_bytes,
+        "file_bytes": state.size_bytes,
+        "modified_ns": state.modified_ns,
+        "changed_ns": state.changed_ns,
+        "inode": state.inode,
         "crc32": crc32,
     }
     if sibling is not None:
@@ -131,10 +136,10 @@ def records_of(
     shared = _first(read_value(dataset, "SharedFunctionalGroupsSequence"))
     per_frame = read_value(dataset, "PerFrameFunctionalGroupsSequence") or ()
     pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
-    room_bytes = file_bytes * (DEFLATE_RATIO if transfer_syntax_uid == DEFLATED else 1)
+    room_bytes = state.size_bytes * (DEFLATE_RATIO if transfer_syntax_uid == DEFLATED else 1)
     allowed = min(MAX_FRAMES, max(1, room_bytes // MIN_FRAME_BYTES))
     if frames > allowed:
-        raise ValueError(f"Number of Frames (0028,0008) is {frames}; {file_bytes} bytes may hold {allowed}")
+        raise ValueError(f"Number of Frames (0028,0008) is {frames}; {state.size_bytes} bytes may hold {allowed}")
     rows = []
     for index in range(frames):
         groups = [per_frame[index] if index < len(per_frame) else None, shared]

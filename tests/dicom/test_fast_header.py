@@ -24,7 +24,7 @@ from etl.phantom.acquisition import Acquisition
 from etl.phantom.files import write_series
 from etl.phantom.head import HeadPhantom
 from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
-from etl.stack import Location
+from etl.stack import FileState, Location
 
 OTHER_VALUES = {"AS": "044Y", "DT": "20200101120000", "FD": 17.0, "FL": 17.0, "TM": "120001", "UI": "1.2.3.4"}
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -253,7 +253,7 @@ def a_row(dataset, sibling=None):
         folder="a",
         pixel_offset=1000,
         pixel_length=512,
-        file_bytes=2000,
+        state=FileState(2000, 0, 0, 0),
         crc32=-1,
         sibling=sibling,
     )[0]

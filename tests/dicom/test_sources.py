@@ -51,7 +51,7 @@ def read_all(sources):
                 location = Location(source.container, member)
                 with opener.open(location) as stream:
                     content = stream.read()
-                assert opener.size_bytes(location) == len(content)
+                assert opener.state(location).size_bytes == len(content)
                 found.append((location, content))
     return found
 

@@ -248,11 +248,64 @@ def test_fifos_sockets_and_loops_are_passed_over(attack):
                 os.chdir(here)
         (folder / "loop").symlink_to(folder)
         (folder / "up").symlink_to(folder.parent)
-        (folder / "itself").symlink_to(folder / "itself")
-        (folder / "nowhere").symlink_to(folder / "absent")
         (folder / "device.dcm").symlink_to("/dev/zero")
 
     assert attack(prepare, status=0) == []
+
+
+def test_links_to_nothing_are_told_a_line_a_folder(in_process, tmp_path):
+    """git-annex and DataLad leave such where content was not fetched: 14 of 20 slices are no series."""
+    for name in ("a", "a/deep", "b"):
+        small_series(tmp_path / "dicom" / name, name.replace("/", "-"), seed=len(name))
+    links = [tmp_path / "dicom" / name for name in ("a/1", "a/2", "a/deep/1", "top")]
+    for link in links:
+        link.symlink_to(tmp_path / "absent" / link.name)
+    (tmp_path / "dicom" / "b" / "itself").symlink_to(tmp_path / "dicom" / "b" / "itself")
+    done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
+    assert done.status == 3, done.why
+    lost = sorted(line["detail"].split(":")[0] for line in done.json["series"] if line["reason"] == "unreadable")
+    assert lost == [*["1 link leads to nothing"] * 3, "2 links lead to nothing"]
+    assert done.json["written"] == 3
+
+
+def test_a_huge_file_that_is_no_dicom_is_ignored(in_process, tmp_path):
+    small_series(tmp_path / "dicom" / "good", GOOD)
+    with (tmp_path / "dicom" / "image.iso").open("wb") as stream:
+        stream.truncate(5 << 30)
+    done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
+    assert done.status == 0, done.why
+    assert done.json["ignored_files"] == 1
+
+
+@pytest.mark.parametrize("swap", ["names", "contents"])
+def test_files_that_exchange_contents_between_scan_and_process_are_noticed(
+    monkeypatch, in_process, tmp_path, swap
+):
+    small_series(tmp_path / "dicom" / "good", GOOD)
+    make_plan = etl.run.run.make_plan
+
+    def plan_and_swap(*arguments, **options):
+        plan = make_plan(*arguments, **options)
+        first, second = files_of(tmp_path / "dicom" / "good")[:2]
+        kept = [path.stat() for path in (first, second)]
+        if swap == "names":
+            first.rename(tmp_path / "aside")
+            second.rename(first)
+            (tmp_path / "aside").rename(second)
+        else:
+            contents = first.read_bytes(), second.read_bytes()
+            first.write_bytes(contents[1])
+            second.write_bytes(contents[0])
+        for path, status in zip((first, second), kept, strict=True):
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        return plan
+
+    monkeypatch.setattr(etl.run.run, "make_plan", plan_and_swap)
+    done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
+    assert (done.status, done.json["series"][0]["reason"]) == (3, "unreadable")
+    monkeypatch.undo()
+    done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
+    assert (done.status, done.json["written"]) == (0, 1)
 
 
 def test_many_small_and_empty_files_are_counted(in_process, tmp_path):
