@@ -6,6 +6,7 @@ columns cost about a fifth and are what the geometry needs anyway.
 
 from __future__ import annotations
 
+import os
 import pickle
 import zlib
 from collections.abc import Sequence
@@ -35,6 +36,17 @@ class FileState(NamedTuple):
     modified_ns: int
     changed_ns: int
     inode: int
+
+    @staticmethod
+    def of(path: str) -> FileState:
+        """Look at a file.
+
+        Raises
+        ------
+        OSError
+        """
+        status = os.stat(path)
+        return FileState(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ HOMES = {
     "dask": {"workers.dask_pool", "read.stored_volume"},
     "distributed": {"workers.dask_pool"},
     "imagecodecs": {"dicom.pixels"},
-    "isal": {"dicom.inflate"},
+    "isal": {"dicom"},
     "jinja2": {"report.page"},
     "numcodecs": {"store"},
     "pydicom": {"dicom", "scan", "phantom"},

@@ -6,28 +6,23 @@ pydicom's decoders, which delegate to maintained libraries.
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from etl.codes import FailureCode
-from etl.dicom.containers import Opener
 from etl.dicom.frame_size import stated_size
-from etl.dicom.inflate import inflated
+from etl.dicom.frames import checksum, read_frames, translated_errors, uid_of
 from etl.errors import SeriesError
-from etl.stack import Location, PixelFormat, Slices, Stack
-from etl.transfer_syntaxes import DEFLATED, READ_AS_THEY_ARE, RLE_LOSSLESS, TRANSFER_SYNTAXES, Decoder
+from etl.stack import PixelFormat, Stack
+from etl.transfer_syntaxes import READ_AS_THEY_ARE, RLE_LOSSLESS, TRANSFER_SYNTAXES, Decoder
 
 BITS_ALLOCATED = (8, 16, 32)
 _JPEG_DECODERS: Mapping[Decoder, Callable[[bytes], NDArray[np.integer]]] = {
@@ -72,7 +67,9 @@ def check_pixel_format(pixel_format: PixelFormat) -> None:
         )
 
 
-def read_slices(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[NDArray[np.integer]]:
+def read_slices(
+    stack: Stack, *, limit_bytes: int = 4 << 30, crc32: NDArray[np.uint32] | None = None
+) -> Iterator[NDArray[np.integer]]:
     """Read the stored values of each slice, in the order of `stack.slices`.
 
     Parameters
@@ -80,6 +77,8 @@ def read_slices(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[NDArray
     stack : Stack
     limit_bytes : int
         Largest size of a deflated file, inflated.
+    crc32 : (n,) uint32 array, optional
+        Gets the checksum of each slice's bytes, as they lie in the file: see `etl.dicom.frames.read_frames`.
 
     Yields
     ------
@@ -92,88 +91,26 @@ def read_slices(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[NDArray
         ``unreadable``, ``truncated-pixel-data``, ``undecodable``, ``unsupported-transfer-syntax``.
     """
     slices = stack.slices
-    with Opener() as opener:
-        held = _HeldFile(opener, limit_bytes)
-        for i in range(len(slices)):
-            fmt = stack.formats[slices.format[i]]
-            with _reported(_uid(slices, i)):
-                yield (
-                    _native_frame(held, fmt, slices, i) if fmt.is_native else _encoded_frame(held, fmt, slices, i)
-                )
+    for i, content in enumerate(read_frames(stack, limit_bytes=limit_bytes)):
+        if crc32 is not None:
+            crc32[i] = checksum(content)
+        with translated_errors(uid_of(slices, i)):
+            yield _decoded(content, stack.formats[slices.format[i]])
 
 
-class _HeldFile:
-    """Keeps what was inflated or cut into frames of the last file, for the next frame of it."""
-
-    def __init__(self, opener: Opener, limit_bytes: int) -> None:
-        self._opener, self._limit_bytes = opener, limit_bytes
-        self._location: Location | None = None
-        self._inflated: BinaryIO | None = None
-        self._frames: list[bytes] = []
-
-    @contextmanager
-    def open(self, slices: Slices, i: int, *, deflated: bool) -> Iterator[BinaryIO]:
-        """Open the file of a slice, which must still look as it did when it was scanned."""
-        location = slices.locations[i]
-        if location == self._location and self._inflated is not None:
-            yield self._inflated
-            return
-        # Not the inode: some file servers number anew what they have forgotten. The time of the last change of
-        # status cannot be set back, and moves when files exchange their names too.
-        scanned = slices.file_bytes[i], slices.modified_ns[i], slices.changed_ns[i], slices.crc32[i]
-        state = self._opener.state(location)
-        if scanned != (*state[:3], self._opener.crc32(location)):
-            raise OSError("the file changed while the run was going on")
-        with self._opener.open(location, whole=True) as stream:
-            self._location, self._inflated, self._frames = location, None, []
-            if deflated:
-                self._inflated = inflated(stream, limit_bytes=self._limit_bytes)
-            yield self._inflated or stream
-
-    def frames(self, slices: Slices, i: int, *, count: int) -> list[bytes]:
-        """Give the encoded frames of the file of a slice."""
-        if slices.locations[i] != self._location or not self._frames:
-            length = int(slices.pixel_length[i])
-            with self.open(slices, i, deflated=False) as stream:
-                stream.seek(int(slices.pixel_offset[i]))
-                content = stream.read() if length < 0 else stream.read(length)
-            self._frames = list(generate_frames(content, number_of_frames=count))
-        return self._frames
-
-
-def _native_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> NDArray[np.integer]:
-    length, frame, frame_bytes = int(slices.pixel_length[i]), int(slices.frame[i]), fmt.frame_bytes
-    is_deflated = fmt.transfer_syntax_uid == DEFLATED
-    with held.open(slices, i, deflated=is_deflated) as stream:
-        stream.seek(int(slices.pixel_offset[i]) + frame * frame_bytes)
-        content = stream.read(min(frame_bytes, max(0, length - frame * frame_bytes)))
-    if len(content) < frame_bytes:
-        raise SeriesError(
-            FailureCode.TRUNCATED_PIXEL_DATA,
-            f"Pixel Data (7FE0,0010) of slice {_uid(slices, i)} ends after {len(content)} bytes of {frame_bytes}",
-        )
-    if fmt.transfer_syntax_uid not in READ_AS_THEY_ARE:
+def _decoded(content: bytes, fmt: PixelFormat) -> NDArray[np.integer]:
+    if fmt.transfer_syntax_uid in READ_AS_THEY_ARE:
+        dtype = np.dtype(f"<{'i' if fmt.pixel_representation else 'u'}{fmt.bits_allocated // 8}")
+        return np.frombuffer(content, dtype).reshape(fmt.rows, fmt.columns)
+    if fmt.is_native:
         return _decode(content, fmt)
-    dtype = np.dtype(f"<{'i' if fmt.pixel_representation else 'u'}{fmt.bits_allocated // 8}")
-    return np.frombuffer(content, dtype).reshape(fmt.rows, fmt.columns)
-
-
-def _encoded_frame(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> NDArray[np.integer]:
-    frames = held.frames(slices, i, count=fmt.number_of_frames)
-    frame = int(slices.frame[i])
-    if frame >= len(frames):
-        raise SeriesError(
-            FailureCode.TRUNCATED_PIXEL_DATA,
-            f"Pixel Data (7FE0,0010) holds {len(frames)} frames of {fmt.number_of_frames}",
-        )
-    encoded = frames[frame]
-    claimed = stated_size(encoded) if fmt.transfer_syntax_uid != RLE_LOSSLESS else None
+    claimed = stated_size(content) if fmt.transfer_syntax_uid != RLE_LOSSLESS else None
     if claimed is not None and claimed != (fmt.rows, fmt.columns):
         raise ValueError(f"the frame is {claimed} pixels, Rows and Columns are {(fmt.rows, fmt.columns)}")
     decode = _JPEG_DECODERS.get(TRANSFER_SYNTAXES[fmt.transfer_syntax_uid].decoder)
     if decode is not None:
-        return _decode_jpeg(encoded, fmt, decode)
-    return _decode(encapsulate([encoded], has_bot=False), fmt)
+        return _decode_jpeg(content, fmt, decode)
+    return _decode(encapsulate([content], has_bot=False), fmt)
 
 
 def _decode(content: bytes, fmt: PixelFormat) -> NDArray[np.integer]:
@@ -219,36 +156,3 @@ def _decode_jpeg(
         raise ValueError(f"the JPEG has {8 * decoded.itemsize} bits, Bits Stored (0028,0101) is {fmt.bits_stored}")
     # JPEG knows no sign; the stored bits are read as Pixel Representation says.
     return decoded.view(f"i{decoded.itemsize}") if fmt.pixel_representation else decoded
-
-
-@contextmanager
-def _reported(uid: str) -> Iterator[None]:
-    """Translate what reading and decoding raise into the ledger's reasons."""
-    try:
-        yield
-    except SeriesError:
-        raise
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise SeriesError(FailureCode.UNREADABLE, f"{type(error).__name__} while reading slice {uid}") from error
-    except (
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        TypeError,
-        struct.error,
-    ) as error:
-        raise SeriesError(FailureCode.UNDECODABLE, f"Pixel Data (7FE0,0010) cannot be decoded: {error}") from error
-    except BaseException as error:
-        # A decoder in Rust panics with this; it derives from BaseException alone, and no module exports it.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise SeriesError(
-            FailureCode.UNDECODABLE, f"Pixel Data (7FE0,0010) makes the decoder panic: {error}"
-        ) from error
-
-
-def _uid(slices: Slices, i: int) -> str:
-    return bytes(slices.sop_instance_uid[i]).decode("ascii", "replace")

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from etl.dicom.containers import Container, is_zip
+from etl.dicom.containers import Container
+from etl.dicom.zip_archive import is_zip
 from etl.errors import UsageError
 
 
