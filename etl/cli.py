@@ -1,7 +1,8 @@
 """The command line ``ct-etl``: parse, call, print, exit.
 
 Exit status: 0 everything wanted is in the store; 3 finished, but some series failed; 2 usage or configuration;
-1 the run itself broke; 130 interrupted. Results go to stdout, progress and errors to stderr.
+1 the run itself broke; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP. Results go to stdout, progress and errors to stderr;
+a closed stdout or stderr changes neither what is written nor the status.
 
 Heavy libraries are imported inside the commands, so that ``--help`` is quick.
 """
@@ -11,18 +12,20 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
 from etl import __version__
 from etl.config import OPTIONS, build_config, flag_of, load_preset
-from etl.errors import EtlError, UsageError
+from etl.errors import EtlError, TerminatedError, UsageError
 
-EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED_SERIES, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED_SERIES = 1, 2, 3
 INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -31,23 +34,60 @@ class _Commands(click.Group):
     """Turns errors into one line and an exit status."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        _open_closed_streams()
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except BrokenPipeError:
+            # `| head` has seen enough.
+            _silence(sys.stdout)
+            sys.exit(0)
         except click.ClickException as error:
             _stop(f"{error.format_message()} (see --help)", EXIT_USAGE)
         except UsageError as error:
             _stop(str(error), EXIT_USAGE)
         except EtlError as error:
             _stop(str(error), EXIT_BROKEN)
-        except (KeyboardInterrupt, click.Abort):
-            _stop("interrupted", EXIT_INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort) as error:
+            _stop("interrupted", _status_of(error))
         except OSError as error:
             _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_BROKEN)
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    click.echo(f"ct-etl: {message}", err=True)
+    with _output():
+        click.echo(f"ct-etl: {message}", err=True)
     sys.exit(status)
+
+
+def _status_of(stopped: BaseException | None) -> int:
+    """Give the exit status of a process that a signal ended, as a shell would."""
+    number = stopped.signal_number if isinstance(stopped, TerminatedError) else signal.SIGINT
+    return 128 + number
+
+
+def _open_closed_streams() -> None:
+    """Write into nothing where stdout or stderr is closed; Python would print to the other one, or fail."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """Print what a reader that has gone need not see; the status stays what it is."""
+    try:
+        yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (BrokenPipeError, OSError):
+        for stream in (sys.stdout, sys.stderr):
+            _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead a stream into nothing, so that the interpreter can flush it at its end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -114,12 +154,13 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
         result = run_pipeline(sources, store, config)
     from etl.run.tables import print_run
 
-    if config.json:
-        _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
-    else:
-        print_run(result.entries, result.totals, dry_run=config.dry_run)
+    with _output():
+        if config.json:
+            _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
+        else:
+            print_run(result.entries, result.totals, dry_run=config.dry_run)
     if result.interrupted:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(_status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
 
 
@@ -131,7 +172,7 @@ def info(store: str, as_json: bool) -> None:
     from etl.read.patients import open_store
     from etl.run.tables import print_info, store_summary
 
-    summary = store_summary(open_store(store))
+    summary = store_summary(open_store(os.path.expanduser(store)))
     _emit(summary) if as_json else print_info(summary)
 
 
@@ -150,26 +191,29 @@ def verify(
     from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
     from etl.store import verify as check
+    from etl.store.keys import resolve_store
+    from etl.store.lock import StoreLock
     from etl.workers.pool import open_pool
 
     if more_inputs and not inputs:
         raise UsageError(f"verify takes one STORE; {more_inputs[0]!r} beside it needs --input before it")
     # An option takes one value; the further ones of `--input A B` arrive as arguments.
     inputs += more_inputs
-    count, findings = check.verify_store(store)
-    click.echo(f"{count} volumes checked")
-    if inputs:
-        pseudonyms = Pseudonyms(read_key(deidentify)) if deidentify else None
-        with open_pool(0, None) as pool:
-            scan = scan_inputs(inputs, pool, limits=Limits(), quiet=True)
-        compared, more = verify_against_input(store, scan, pseudonyms)
-        click.echo(f"{compared} volumes compared with the input")
-        findings += more
-    for finding in findings:
-        click.echo(f"{finding.path}: {finding.problem}")
-    if repair:
-        for path in check.repair(store, findings):
-            click.echo(f"removed {path}; the next run makes it again")
+    store = resolve_store(store)
+    with StoreLock(store) if repair else nullcontext():
+        count, findings = check.verify_store(store)
+        lines = [f"{count} volumes checked"]
+        if inputs:
+            pseudonyms = Pseudonyms(read_key(deidentify)) if deidentify else None
+            with open_pool(0, None) as pool:
+                scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
+            compared, more = verify_against_input(store, scan, pseudonyms)
+            lines.append(f"{compared} volumes compared with the input")
+            findings += more
+        lines += [f"{finding.path}: {finding.problem}" for finding in findings]
+        removed = check.repair(store, findings) if repair else []
+    with _output():
+        click.echo("\n".join([*lines, *(f"removed {path}; the next run makes it again" for path in removed)]))
     sys.exit(EXIT_FAILED_SERIES if findings else 0)
 
 
@@ -183,8 +227,10 @@ def report(store: str, run_dir: str | None) -> None:
     from etl.report.page import write_report
     from etl.run.ledger import REPORT_NAME, read_run
     from etl.run.run_dir import newest_run
+    from etl.store.keys import resolve_store
 
-    folder = Path(run_dir) if run_dir else newest_run(Path(store))
+    store = resolve_store(store)
+    folder = Path(run_dir).expanduser() if run_dir else newest_run(Path(store))
     if run_dir and not folder.is_dir():
         raise UsageError(f"run directory {run_dir!r} does not exist")
     ledger, totals = read_run(folder)
@@ -199,7 +245,7 @@ def phantom(folder: str, patients: int, seed: int) -> None:
     """Write a synthetic cohort as real DICOM into DIR."""
     from etl.phantom.cohort import write_cohort
 
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{folder!r} exists and is not an empty folder")
     series = write_cohort(path, patients=patients, seed=seed)
@@ -207,4 +253,5 @@ def phantom(folder: str, patients: int, seed: int) -> None:
 
 
 def _emit(value: Any) -> None:
+    """Print one JSON object."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=True))

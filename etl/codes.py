@@ -46,6 +46,11 @@ class WarningCode(_Code):
         "duplicates-dropped",
         "The same slice occurs more than once. One copy was used.",
     )
+    SHARED_SERIES_UID = (
+        "shared-series-uid",
+        "The same series is in the store at other places too, or under several patients: a Series Number or a "
+        "Patient ID was corrected, or two scans share one UID.",
+    )
     LOSSY_COMPRESSED = (
         "lossy-compressed",
         "The images went through lossy compression before they came here. Values are approximate.",
@@ -76,6 +81,11 @@ class FailureCode(_Code):
 
     MISSING_GEOMETRY = "missing-geometry", "Position, orientation or pixel spacing is missing or unusable."
     MISSING_SLICES = "missing-slices", "Slices are missing, and the gap is too large to fill."
+    FEWER_SLICES = (
+        "fewer-slices",
+        "The store has slices of this series that the input lacks. The volume that is there stays; --replace lets "
+        "it lose slices.",
+    )
     DUPLICATE_POSITIONS = "duplicate-positions", "Different slices claim the same position."
     INCONSISTENT_SLICES = "inconsistent-slices", "The slices do not fit together to one volume."
     MISSING_RESCALE = "missing-rescale", "The slope or intercept that gives Hounsfield units is missing."

@@ -98,6 +98,7 @@ class Config:
         None, rules.ADDRESS, "Submit to a running Dask scheduler.", "ADDRESS", in_result=False
     )
     overwrite: bool = _option(False, rules.FLAG, "Start the store anew.", in_result=False)
+    replace: bool = _option(False, rules.FLAG, "Let a series lose slices that the store has.")
     dry_run: bool = _option(False, rules.FLAG, "Show what would be done; write nothing.", in_result=False)
     run_dir: str | None = _option(
         None, rules.PATH, "Folder for ledger and report.  [STORE's stem.runs/TIME]", "DIR", in_result=False
@@ -157,7 +158,7 @@ def load_preset(name_or_path: str) -> dict[str, Any]:
     if name_or_path in preset_names():
         text = (resources.files("etl") / "presets" / f"{name_or_path}.toml").read_text("utf-8")
     else:
-        path = Path(name_or_path)
+        path = Path(name_or_path).expanduser()
         if path.suffix != ".toml" or not path.is_file():
             allowed = ", ".join(preset_names())
             raise UsageError(f"preset {name_or_path!r}: no such preset or TOML file; presets are {allowed}")

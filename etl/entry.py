@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ class Entry:
     seconds: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
+    related: tuple[str, ...] = ()
+    """Other nodes of the store that the entry concerns."""
 
     @property
     def node(self) -> str:
@@ -43,9 +45,15 @@ class Entry:
         """Give the entry of a stack that is wanted and not possible."""
         return replace(self, outcome="failed", reason=reason, detail=detail[:MAX_DETAIL_CHARACTERS])
 
+    @staticmethod
+    def from_json(line: Mapping[str, Any]) -> Entry:
+        """Read back what `to_json` gave; a line of an earlier version may lack what is new."""
+        lists = {name: tuple(line.get(name, ())) for name in ("warnings", "related")}
+        return Entry(**{**line, **lists})
+
     def to_json(self) -> dict[str, Any]:
         """Give the ledger's line as plain JSON values."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        return {**asdict(self), "warnings": list(self.warnings), "related": list(self.related)}
 
 
 def count_outcomes(entries: Iterable[Entry]) -> dict[str, int]:

@@ -41,6 +41,19 @@ class StoreError(EtlError):
     """The store cannot be read, or holds something else than this package writes."""
 
 
+class TerminatedError(KeyboardInterrupt):
+    """A signal asked the process to end; like Ctrl-C, not an ordinary error.
+
+    Parameters
+    ----------
+    signal_number : int
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
 class SeriesError(EtlError):
     """One stack of slices cannot become a volume.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,6 +129,10 @@ def _text(value: Any) -> str:
     return value
 
 
+def _path(value: Any) -> str:
+    return os.path.expanduser(_text(value))
+
+
 def _address(value: Any) -> str:
     if not re.fullmatch(r"(tcp|tls|ws|wss)://[^/\s]+:\d{1,5}", _text(value)):
         raise ValueError(value)
@@ -148,5 +153,5 @@ SLICES = Rule(_in_range(2, 100_000), "a whole number, 2 or more")
 SERIES = Rule(_one_of("all", "default"), "'all' or 'default'")
 WORKERS = Rule(_workers, "'auto' or 0 to 1024")
 ADDRESS = Rule(_address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786")
-PATH = Rule(_text, "a path")
-KEY_FILE = Rule(_text, "the path of a key file")
+PATH = Rule(_path, "a path")
+KEY_FILE = Rule(_path, "the path of a key file")

@@ -27,10 +27,11 @@ from etl.plan.checks import (
 from etl.plan.default_series import Fact, Score, load_rules, score
 from etl.plan.incomplete_series import find_incomplete
 from etl.plan.selection import exclusion_of
+from etl.plan.series_keys import keys_of
 from etl.plan.split_stacks import check_origin, check_repeats, separate
 from etl.scan.scan import ScanResult
 from etl.stack import Stack
-from etl.store.node_names import patient_key, series_key
+from etl.store.node_names import patient_key
 from etl.volume.geometry import Layout, lay_out
 from etl.volume.grid import make_grid
 
@@ -107,9 +108,10 @@ def make_plan(scan: ScanResult, config: Config, *, key_digest: str | None = None
     settled: list[Entry] = [_unreadable(item.patient_name_from_path, item.detail) for item in scan.unreadable]
     stacks: list[tuple[Entry, Stack]] = []
     numbered = separate(scan.stacks)
+    keys = keys_of(numbered)
     incomplete = find_incomplete([stack.key for stack in numbered], [len(stack.slices) for stack in numbered])
-    for stack, lack in zip(numbered, incomplete, strict=True):
-        entry = _entry(stack)
+    for stack, key, lack in zip(numbered, keys, incomplete, strict=True):
+        entry = _entry(stack, key)
         stacks.append((entry, stack))
         if lack is not None:
             settled.append(entry.failed(lack.code, str(lack)))
@@ -195,14 +197,14 @@ def _lay_out(stack: Stack) -> Layout:
     )
 
 
-def _entry(stack: Stack) -> Entry:
+def _entry(stack: Stack, series_key: str) -> Entry:
     key = stack.key
     return Entry(
         patient_id=key.patient_id,
         patient_key=patient_key(key.patient_id),
         series_instance_uid=key.series_instance_uid,
         series_number=key.series_number,
-        series_key=series_key(key.series_number, key.series_instance_uid, stack.number),
+        series_key=series_key,
         slices=len(stack.slices),
         outcome="written",
         warnings=(WarningCode.NO_PATIENT_ID,) if key.patient_id_from_path else (),

@@ -21,7 +21,11 @@ from etl.volume.quality import Quality, find_plateau
 
 
 def read_hounsfield(
-    stack: Stack, quality: Quality, *, limit_bytes: int = 4 << 30
+    stack: Stack,
+    quality: Quality,
+    *,
+    limit_bytes: int = 4 << 30,
+    crc32: NDArray[np.uint32] | None = None,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_] | None]]:
     """Read the slices of a stack as Hounsfield units.
 
@@ -32,6 +36,8 @@ def read_hounsfield(
         Every slice is added to it.
     limit_bytes : int
         Largest size of a deflated file, inflated.
+    crc32 : (n,) uint32 array, optional
+        Gets the checksum of each slice's pixels as they lie in the file.
 
     Yields
     ------
@@ -46,7 +52,7 @@ def read_hounsfield(
     """
     slices = stack.slices
     last: NDArray[np.bool_] | None = None
-    for i, raw in enumerate(read_slices(stack, limit_bytes=limit_bytes)):
+    for i, raw in enumerate(read_slices(stack, limit_bytes=limit_bytes, crc32=crc32)):
         fmt = stack.formats[slices.format[i]]
         slope, intercept = float(slices.slope[i]), float(slices.intercept[i])
         stored = _stored(raw, fmt)
@@ -104,19 +110,26 @@ def _stored(raw: NDArray[np.integer], fmt: PixelFormat) -> NDArray[np.integer]:
     return stored_values(raw, bits_stored=fmt.bits_stored, high_bit=fmt.high_bit)
 
 
-def convert_task(task: SeriesTask, config: Config) -> tuple[Converted, Quality]:
+def convert_task(task: SeriesTask, config: Config) -> tuple[Converted, Quality, NDArray[np.uint32]]:
     """Read and convert the stack of a task; nothing is written.
+
+    Returns
+    -------
+    converted : Converted
+    quality : Quality
+    pixel_crc32 : (slices,) uint32 array
+        Checksum of each slice's pixels as they lie in the file, in the order of the task.
 
     Raises
     ------
     SeriesError
         The stack cannot become a volume.
     """
-    quality = Quality()
+    quality, pixel_crc32 = Quality(), np.zeros(len(task.stack.slices), np.uint32)
     limit_bytes = config.max_file_mb << 20
     check_copies(task.stack, limit_bytes=limit_bytes)
     converted = convert(
-        read_hounsfield(task.stack, quality, limit_bytes=limit_bytes),
+        read_hounsfield(task.stack, quality, limit_bytes=limit_bytes, crc32=pixel_crc32),
         task.layout,
         spacing_mm=config.spacing_mm,
         zoom=config.zoom,
@@ -124,7 +137,7 @@ def convert_task(task: SeriesTask, config: Config) -> tuple[Converted, Quality]:
         center=config.center,
         precision_bits=config.precision_bits,
     )
-    return converted, quality
+    return converted, quality, pixel_crc32
 
 
 def _declared_padding(

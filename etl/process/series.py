@@ -24,7 +24,7 @@ from etl.process.read_hu import convert_task
 from etl.report.montage import Montage, candidate_planes, draw_montage
 from etl.store.encoding import encode_series, uid_array
 from etl.store.keys import open_keys
-from etl.store.layout import FRAME_NUMBER, INSTANCE_NUMBER, POSITION_MM, SOP_INSTANCE_UID
+from etl.store.layout import FRAME_NUMBER, INSTANCE_NUMBER, PIXEL_CRC32, POSITION_MM, SOP_INSTANCE_UID
 from etl.store.publish import publish
 from etl.volume.convert import Converted
 from etl.workers.time_limit import GivenUp, TimeLimit
@@ -84,7 +84,7 @@ def _kind(error: Exception) -> str:
 
 
 def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: GivenUp) -> Entry:
-    converted, quality = convert_task(task, config)
+    converted, quality, pixel_crc32 = convert_task(task, config)
     entry = replace(task.entry, warnings=(*task.entry.warnings, *quality.warnings()))
     slices = task.stack.slices
     # The volume's axes grow to Superior, Posterior and Left; the source map follows its slice axis.
@@ -93,6 +93,7 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
         SOP_INSTANCE_UID.name: uid_array(slices.sop_instance_uid[forward]),
         POSITION_MM.name: converted.position_mm[forward],
         INSTANCE_NUMBER.name: slices.instance_number[forward],
+        PIXEL_CRC32.name: pixel_crc32[forward],
     }
     if slices.frame.any():
         source[FRAME_NUMBER.name] = slices.frame[forward] + 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from etl.codes import FailureCode
 from etl.config import Config
 from etl.entry import Entry, count_outcomes
-from etl.errors import DiskFullError, EtlError
+from etl.errors import DiskFullError, StoreError
+from etl.run.input_files import RECORD_FIELD, leave_pointer, update_record
 from etl.run.ledger import REPORT_NAME, write_run
 from etl.run.run_dir import new_run_dir
 from etl.store.finish import finish_store
@@ -23,7 +26,7 @@ from etl.workers.progress import say
 
 if TYPE_CHECKING:
     # Loading them takes half of the time of a run that has nothing to do.
-    from etl.plan.plan import Plan
+    from etl.plan.plan import SeriesTask
     from etl.process.series import Receipt
     from etl.scan.scan import ScanResult
 
@@ -44,11 +47,14 @@ class RunResult:
         The content of ``run.json``.
     interrupted : bool
         Somebody stopped it; what was finished stays.
+    stopped : BaseException, optional
+        By what.
     """
 
     entries: tuple[Entry, ...]
     totals: dict[str, Any]
     interrupted: bool = False
+    stopped: BaseException | None = None
 
     @property
     def has_failures(self) -> bool:
@@ -61,14 +67,21 @@ class ProcessedRun:
     """What a run has done when its workers are through."""
 
     recipe: Mapping[str, Any]
-    plan: Plan
+    default_series: Mapping[str, str]
+    """Series key that this run prefers, by Patient ID."""
     scan: ScanResult
-    unchanged: tuple[Entry, ...]
+    record: Mapping[str, str]
+    """What was known of files before the run, see `etl.run.input_files`."""
+    tasks: tuple[SeriesTask, ...]
+    settled: tuple[Entry, ...]
+    """Entries that needed no work, or are known to be unchanged."""
     receipts: tuple[Receipt, ...]
     pending: int
     """Receipts of series that were not reached."""
     stopped: BaseException | None
     """What stopped the run before its end."""
+    may_write: bool
+    """The store is this run's: it was made ready, and the lock is held."""
     input_digest: str | None
     """What the input looked like when the run began, see `etl.run.rerun`."""
     run_dir: Path
@@ -85,44 +98,59 @@ def dry_run_result(entries: Iterable[Entry], scan: ScanResult, store_path: str, 
 def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
     """Write the store's upper levels, the ledger, the totals and the report.
 
+    Whatever of it fails, the ledger is written.
+
     Raises
     ------
-    EtlError
+    EtlError, OSError
         What stopped the run, once everything is written down.
     """
-    recipe, scan, stopped = run.recipe, run.scan, run.stopped
-    fingerprint: dict[str, Any] | None = None
-    damaged: list[str] = []
-    try:
-        fingerprint, damaged = finish_store(keys, recipe, run.plan.default_series)
-    except DiskFullError as error:
-        # The record may lie on another disk, and says what is finished.
-        stopped = stopped or error
-    for prefix in damaged:
-        say(f"{prefix} in the store is damaged and was left out; see ct-etl verify --repair", quiet=False)
-    processed = (_confirmed(receipt.entry, keys) for receipt in run.receipts)
-    found = (*run.plan.settled, *run.unchanged, *processed)
+    stopped, fingerprint, damaged = run.stopped, None, list[str]()
+    if run.may_write:
+        try:
+            fingerprint, damaged = finish_store(keys, run.recipe, run.default_series)
+        except (DiskFullError, StoreError, OSError) as error:
+            # The record may lie on another disk, and says what is finished.
+            stopped = stopped or error
+    for node in damaged:
+        say(f"{node} in the store is damaged or foreign, and left out; see ct-etl verify --repair", quiet=False)
+    found = (*run.settled, *(_confirmed(receipt.entry, keys) for receipt in run.receipts))
     entries = _sorted(_with_older(entry, keys) for entry in found)
-    run_dir = run.run_dir
     totals = {
-        **_totals(entries, scan, start, keys.path, run_dir),
-        "config": recipe,
+        **_totals(entries, run.scan, start, keys.path, run.run_dir),
+        "config": run.recipe,
         "fingerprint": fingerprint,
         "interrupted": stopped is not None,
         "pending": run.pending,
         "damaged": damaged,
-        "report": None if stopped is not None else str(run_dir / REPORT_NAME),
-        "unreadable_paths": [str(Path(*item.location)) for item in scan.unreadable],
+        "report": None if stopped is not None else str(run.run_dir / REPORT_NAME),
+        "unreadable_paths": [str(Path(*item.location)) for item in run.scan.unreadable],
         "input_digest": run.input_digest,
-        "store_digest": root_digest(keys),
+        "store_digest": _root_digest(keys),
+        RECORD_FIELD: update_record(run.record, run.tasks, entries),
     }
-    write_run(run_dir, entries, totals)
-    _write_tracebacks(run_dir, run.receipts)
-    if isinstance(stopped, EtlError):
+    _write_ledger(run, entries, totals)
+    if run.may_write:
+        # Without it the next run reads what this one knows.
+        with suppress(DiskFullError, OSError):
+            leave_pointer(keys.path, run.run_dir)
+    if stopped is not None and not isinstance(stopped, KeyboardInterrupt):
         raise stopped
     if stopped is None:
-        _write_report(keys.path, run_dir, entries, totals, run.pictures)
-    return RunResult(entries, totals, interrupted=stopped is not None)
+        _write_report(keys.path, run.run_dir, entries, totals, run.pictures)
+    return RunResult(entries, totals, interrupted=stopped is not None, stopped=stopped)
+
+
+def _write_ledger(run: ProcessedRun, entries: Sequence[Entry], totals: dict[str, Any]) -> None:
+    """Write ledger, totals and tracebacks: into the run directory, or where it takes nothing, a temporary one."""
+    try:
+        write_run(run.run_dir, entries, totals)
+        _write_tracebacks(run.run_dir, run.receipts)
+    except (DiskFullError, OSError) as error:
+        refuge = Path(tempfile.mkdtemp(prefix=f"ct-etl-{run.run_dir.name}-"))
+        say(f"run directory {run.run_dir} cannot be written ({error}); the ledger is in {refuge}", quiet=False)
+        write_run(refuge, entries, {**totals, "run_dir": str(refuge), "report": None})
+        _write_tracebacks(refuge, run.receipts)
 
 
 def finish_unchanged(
@@ -174,14 +202,29 @@ def _write_report(
 
 def _with_older(entry: Entry, keys: Keys) -> Entry:
     """Say of a series that failed now that the store still has it from before."""
-    if entry.outcome == "failed" and entry.series_key and published(keys, entry.node):
+    if entry.outcome == "failed" and entry.series_key and _is_published(keys, entry.node):
         return replace(entry, detail=f"{entry.detail}; the store still holds its volume of an earlier run")
     return entry
 
 
+def _root_digest(keys: Keys) -> str | None:
+    try:
+        return root_digest(keys)
+    except OSError:
+        return None
+
+
+def _is_published(keys: Keys, node: str) -> bool:
+    """Whether the driver finds a series; a disk that does not answer has none."""
+    try:
+        return published(keys, node) is not None
+    except OSError:
+        return False
+
+
 def _confirmed(entry: Entry, keys: Keys) -> Entry:
     """Believe a worker that it wrote only if the driver finds it: a remote one may not see the same disk."""
-    if entry.outcome == "written" and published(keys, entry.node) is None:
+    if entry.outcome == "written" and not _is_published(keys, entry.node):
         return entry.failed(
             FailureCode.INTERNAL_ERROR, "a worker wrote it, and it is not in the store: another file system?"
         )

@@ -21,17 +21,15 @@ from etl.dicom.sources import Source, find_sources
 from etl.digests import json_digest
 from etl.entry import Entry
 from etl.errors import StoreError
+from etl.run import input_files
 from etl.run.finish import RunResult, finish_unchanged
 from etl.run.ledger import read_run
 from etl.run.run_dir import check_run_dir, new_run_dir, newest_run
 from etl.software import software_versions
-from etl.store.keys import Keys, open_keys
+from etl.store.keys import Keys, open_keys, resolve_store
 from etl.store.lock import StoreLock
 from etl.store.publish import is_whole, published
 from etl.store.root import check_root, root_digest
-
-# A file that was written as late as this may change again within the same tick of its time stamp.
-SETTLED_S = 2.0
 
 
 def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResult | None:
@@ -52,10 +50,10 @@ def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResu
     if config.overwrite or config.dry_run or config.deidentify:
         return None
     start = time.monotonic()
-    keys = open_keys(os.path.abspath(store_path))
+    keys = open_keys(resolve_store(store_path))
     if check_root(keys, config.recipe(), overwrite=False) is None:
         return None
-    sources = find_sources(inputs)
+    sources = find_sources(map(os.path.expanduser, inputs))
     check_run_dir(new_run_dir(keys.path, config), Path(keys.path))
     run_dir = newest_run(Path(keys.path)) if config.run_dir is None else Path(config.run_dir)
     state = input_digest(sources, config)
@@ -77,7 +75,7 @@ def input_digest(sources: Iterable[Source], config: Config) -> str | None:
     """
     decisive = {"software": software_versions(), "options": config.result_options()}
     digest = hashlib.sha256(json_digest(decisive).encode())
-    newest_ns = time.time_ns() - int(SETTLED_S * 1e9)
+    newest_ns = time.time_ns() - int(input_files.SETTLED_S * 1e9)
     problems: list[tuple[str, str]] = []
     try:
         for source in sources:
@@ -113,12 +111,13 @@ def _finished_work(run_dir: Path, state: str | None, keys: Keys) -> tuple[list[E
 
 
 def _unchanged(line: Mapping[str, Any]) -> Entry:
-    entry = Entry(**{**line, "warnings": tuple(line["warnings"])})
+    entry = Entry.from_json(line)
     return replace(entry, outcome="unchanged", seconds=0.0, bytes_out=0) if entry.outcome == "written" else entry
 
 
 def _is_there(entry: Entry, keys: Keys) -> bool:
     try:
-        return published(keys, entry.node) is not None and is_whole(keys, entry.node)
+        attributes = published(keys, entry.node)
+        return attributes is not None and is_whole(keys, entry.node, attributes)
     except (StoreError, OSError, ValueError):
         return False

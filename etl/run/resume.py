@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from etl.codes import FailureCode
+from etl.codes import FailureCode, WarningCode
 from etl.entry import Entry
-from etl.plan.plan import Plan, SeriesTask
+from etl.plan.plan import SeriesTask
 from etl.process.series import Receipt
+from etl.run.input_files import is_trusted
 from etl.store.keys import Keys
 from etl.store.publish import is_whole, published, stored_bytes
 
+# What a run sees of a store beside the volume; it is no property of the volume.
+_OF_THE_RUN = frozenset({WarningCode.SHARED_SERIES_UID})
 
-def split_unchanged(plan: Plan, keys: Keys | None) -> tuple[list[SeriesTask], list[Entry]]:
-    """Tell what is in the store already, made of the same source in the same way."""
-    todo, unchanged = [], []
-    for task in plan.tasks:
-        found = None if keys is None else _find(task, keys)
-        if found is None:
-            todo.append(task)
+
+@dataclass(frozen=True)
+class Comparison:
+    """Tasks by what has to be done for them."""
+
+    todo: list[SeriesTask]
+    """Not in the store, or out of date, or not whole."""
+    to_compare: list[SeriesTask]
+    """In the store by all that the headers say; their files do not look as they did."""
+    unchanged: list[Entry]
+
+
+def compare_with_store(tasks: Iterable[SeriesTask], keys: Keys, record: Mapping[str, str] | None) -> Comparison:
+    """Tell what is in the store already, made of the same source in the same way.
+
+    Parameters
+    ----------
+    tasks : iterable of SeriesTask
+        Under the keys of the volumes that they continue.
+    keys : Keys
+    record : mapping or None
+        What the files of each volume looked like, see `etl.run.input_files`; None: trust every file.
+    """
+    found = Comparison([], [], [])
+    for task in tasks:
+        attributes = _find(task, keys)
+        if attributes is None:
+            found.todo.append(task)
+        elif record is None or is_trusted(task, record):
+            found.unchanged.append(as_unchanged(task.entry, attributes))
         else:
-            # What the pixels showed when they were read stands in the store only.
-            unchanged.append(replace(task.entry, outcome="unchanged", warnings=_warnings(found)))
-    return todo, unchanged
+            found.to_compare.append(task)
+    return found
+
+
+def as_unchanged(entry: Entry, attributes: Mapping[str, Any]) -> Entry:
+    """Give the entry of a volume that stays as it is."""
+    # What the pixels showed when they were read stands in the store only.
+    warnings = dict.fromkeys((*_warnings(attributes), *(code for code in entry.warnings if code in _OF_THE_RUN)))
+    return replace(entry, outcome="unchanged", warnings=tuple(warnings))
 
 
 def account_for_all(tasks: list[SeriesTask], receipts: list[Receipt], keys: Keys) -> tuple[list[Receipt], int]:
@@ -37,7 +69,11 @@ def account_for_all(tasks: list[SeriesTask], receipts: list[Receipt], keys: Keys
     for task in tasks:
         receipt = by_node.get(task.entry.node)
         if receipt is None or receipt.entry.reason == FailureCode.WORKER_DIED:
-            found = _find(task, keys)
+            try:
+                found = _find(task, keys)
+            except OSError:
+                # The store's disk does not answer any more.
+                found = None
             if found is not None:
                 receipt = Receipt(_as_written(task.entry, found, keys))
             elif receipt is None:
@@ -51,14 +87,18 @@ def account_for_all(tasks: list[SeriesTask], receipts: list[Receipt], keys: Keys
 def _find(task: SeriesTask, keys: Keys) -> dict[str, Any] | None:
     """Give the attributes of the published volume of a task; None where it is not there whole, or out of date."""
     found = published(keys, task.entry.node) or {}
-    provenance = found.get("ct_etl", {}).get("provenance", {})
+    about = found.get("ct_etl")
+    provenance = about.get("provenance") if isinstance(about, Mapping) else None
+    if not isinstance(provenance, Mapping):
+        return None
     digests = provenance.get("source_digest"), provenance.get("config_digest")
-    is_current = digests == (task.source_digest, task.config_digest) and is_whole(keys, task.entry.node)
-    return found if is_current else None
+    is_current = digests == (task.source_digest, task.config_digest)
+    return found if is_current and is_whole(keys, task.entry.node, found) else None
 
 
 def _warnings(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(attributes["ct_etl"]["qc"]["warnings"])
+    quality = attributes["ct_etl"].get("qc")
+    return tuple(quality.get("warnings", ())) if isinstance(quality, Mapping) else ()
 
 
 def _as_written(entry: Entry, attributes: Mapping[str, Any], keys: Keys) -> Entry:

@@ -1,54 +1,59 @@
-"""A run from input to store: scan, plan, process, finish."""
+"""A run from input to store: scan, plan, process, finish. Whatever ends it, a ledger is left."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from etl.codes import FailureCode
 from etl.config import Config
-from etl.dicom.sources import find_sources
-from etl.errors import ClusterError, DiskFullError
+from etl.entry import Entry
+from etl.errors import ClusterError, DiskFullError, StoreError, UsageError
 from etl.plan.plan import Plan, SeriesTask, make_plan
+from etl.process.compare import has_published_pixels
 from etl.process.series import Receipt, process
+from etl.run.existing import check_patient_groups, match_store
 from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result, finish_run, report_order
-from etl.run.rerun import input_digest
-from etl.run.resume import account_for_all, split_unchanged
-from etl.run.run_dir import check_run_dir, new_run_dir
-from etl.scan.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key, write_mapping
-from etl.scan.inputs import scan_inputs
-from etl.scan.scan import Limits, ScanResult
-from etl.store.inventory import check_patients
-from etl.store.keys import Keys, open_keys
+from etl.run.input_files import read_record
+from etl.run.job import Job, look_before, scan_job
+from etl.run.resume import account_for_all, as_unchanged, compare_with_store
+from etl.scan.deidentify import write_mapping
+from etl.scan.scan import ScanResult
 from etl.store.lock import StoreLock
-from etl.store.root import check_root, prepare_root, withdraw_consolidated
+from etl.store.publish import published
+from etl.store.root import prepare_root, withdraw_consolidated
 from etl.workers.pool import Pool, open_pool
 from etl.workers.progress import metered, say
+from etl.workers.stop_signals import stop_signals
 
 # Of one message to a worker, which stays below 64 kB with them.
 MAX_SLICES = 512
+STOPPED = "stopped: finished series stay in the store, the next run goes on from here"
+# What ends a run before its end, and leaves what is finished.
+STOPS = (KeyboardInterrupt, ClusterError, DiskFullError, StoreError, OSError)
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A run whose inputs, store and options have been looked at; nothing is written yet."""
+@dataclass(eq=False)
+class _Work:
+    """How far a run has come: what a ledger can be made of at any moment."""
 
-    inputs: tuple[str, ...]
-    keys: Keys
-    config: Config
-    pseudonyms: Pseudonyms | None
-    recipe: Mapping[str, Any]
-    store_exists: bool
-    input_digest: str | None
-    run_dir: Path
-    start: float
+    scan: ScanResult = field(default_factory=ScanResult)
+    tasks: list[SeriesTask] = field(default_factory=list)
+    """Under the keys of the volumes that they continue."""
+    default_series: dict[str, str] = field(default_factory=dict)
+    record: dict[str, str] = field(default_factory=dict)
+    settled: list[Entry] = field(default_factory=list)
+    todo: list[SeriesTask] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
+    stopped: BaseException | None = None
+    store_is_ready: bool = False
+    """The root is there, and of this run's recipe."""
+    lock_is_lost: bool = False
 
 
 def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
@@ -66,102 +71,143 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
     UsageError
         The inputs, the store or the cluster cannot be used as given; nothing was written.
     """
-    job = _look_before(inputs, store_path, config)
+    job = look_before(inputs, store_path, config)
     if config.dry_run:
         return _dry_run(job)
-    with StoreLock(job.keys.path) as lock:
-        result = _run_locked(job, lock)
-    if job.pseudonyms is not None and config.deidentify_map is not None:
-        write_mapping(Path(config.deidentify_map), job.pseudonyms)
+    with stop_signals() as signals, StoreLock(job.keys.path) as lock:
+        work = _Work()
+        with _folder_of_pictures(job.run_dir) as pictures:
+            try:
+                _work(job, work, lock, pictures)
+            except STOPS as stopped:
+                work.stopped = stopped
+                say(
+                    "stopped: finished series stay in the store, the next run goes on from here",
+                    quiet=config.quiet,
+                )
+            with signals.held():
+                result = _finish(job, work)
+                if job.pseudonyms is not None and config.deidentify_map is not None:
+                    write_mapping(Path(config.deidentify_map), job.pseudonyms)
     return result
 
 
-def _look_before(inputs: Sequence[str], store_path: str, config: Config) -> _Job:
-    """Check everything that can be checked before any work."""
-    start = time.monotonic()
-    # Workers have working folders of their own.
-    inputs, store_path = [os.path.abspath(given) for given in inputs], os.path.abspath(store_path)
-    pseudonyms = Pseudonyms(read_key(config.deidentify)) if config.deidentify else None
-    recipe = config.recipe(key_digest=pseudonyms.key_digest if pseudonyms else None)
-    keys = open_keys(store_path)
-    store_exists = check_root(keys, recipe, overwrite=config.overwrite) is not None
-    sources = find_sources(inputs)
-    state = None if pseudonyms else input_digest(sources, config)
-    run_dir = new_run_dir(store_path, config)
-    check_run_dir(run_dir, Path(store_path))
-    if config.deidentify_map is not None:
-        check_mapping(Path(config.deidentify_map), Path(store_path))
-    return _Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, start)
-
-
-def _dry_run(job: _Job) -> RunResult:
+def _dry_run(job: Job) -> RunResult:
     """Show what the run would do."""
-    with open_pool(job.config.workers, job.config.scheduler) as pool:
-        scan, plan = _scan_and_plan(job, pool)
-    todo, unchanged = split_unchanged(plan, job.keys if job.store_exists and not job.config.overwrite else None)
-    entries = [*plan.settled, *unchanged, *(task.entry for task in todo)]
-    return dry_run_result(entries, scan, job.keys.path, job.start)
-
-
-def _run_locked(job: _Job, lock: StoreLock) -> RunResult:
-    with ExitStack() as drawing:
-        with open_pool(job.config.workers, job.config.scheduler) as pool:
-            scan, plan = _scan_and_plan(job, pool)
-            prepare_root(job.keys, job.recipe, overwrite=job.config.overwrite)
-            todo, unchanged = split_unchanged(plan, job.keys)
-            if todo:
-                withdraw_consolidated(job.keys)
-            todo = _with_pictures(todo, drawing.enter_context(_folder_of_pictures(job.run_dir)))
-            receipts, stopped = _process_all(pool, todo, job.config, job.keys.path, lock)
-        # The pool is closed: no worker of ours publishes any more.
-        lock.check()
-        receipts, pending = account_for_all(todo, receipts, job.keys)
-        pictures = {task.entry.node: Path(task.picture) for task in todo if task.picture}
-        processed = ProcessedRun(
-            recipe=job.recipe,
-            plan=plan,
-            scan=scan,
-            unchanged=tuple(unchanged),
-            receipts=tuple(receipts),
-            pending=pending,
-            stopped=stopped,
-            input_digest=job.input_digest,
-            run_dir=job.run_dir,
-            pictures=pictures,
-        )
-        return finish_run(processed, job.keys, job.start)
-
-
-def _scan_and_plan(job: _Job, pool: Pool) -> tuple[ScanResult, Plan]:
-    config = job.config
-    if pool.dashboard:
-        say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
-    scan = scan_inputs(job.inputs, pool, limits=_limits(config), quiet=config.quiet)
-    if job.pseudonyms is not None:
-        scan = deidentify_scan(scan, job.pseudonyms)
-    if not scan.stacks and not scan.unreadable:
-        say(f"no DICOM found among {scan.files} files of the input", quiet=config.quiet)
+    config, keys = job.config, job.keys
+    with open_pool(config.workers, config.scheduler) as pool:
+        scan = scan_job(job, pool)
     plan = make_plan(scan, config, key_digest=job.recipe["deidentify"])
+    if config.overwrite or not job.store_exists:
+        entries = [*plan.settled, *(task.entry for task in plan.tasks)]
+    else:
+        check_patient_groups(plan.tasks, keys)
+        tasks, refused = match_store(plan.tasks, keys, may_lose_slices=config.replace)
+        compared = compare_with_store(tasks, keys, None)
+        entries = [*plan.settled, *refused, *compared.unchanged, *(task.entry for task in compared.todo)]
+    return dry_run_result(entries, scan, keys.path, job.start)
+
+
+def _work(job: Job, work: _Work, lock: StoreLock, pictures: Path) -> None:
+    """Do everything up to the last volume; `work` says how far it came, also where this raises."""
+    config, keys = job.config, job.keys
+    with open_pool(config.workers, config.scheduler) as pool:
+        if pool.dashboard:
+            say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
+        work.scan = scan_job(job, pool)
+        plan = make_plan(work.scan, config, key_digest=job.recipe["deidentify"])
+        _prepare_store(job, plan)
+        work.store_is_ready = True
+        work.settled = list(plan.settled)
+        _match(job, work, plan)
+        work.record = read_record(keys.path, job.run_dir)
+        compared = compare_with_store(work.tasks, keys, work.record)
+        work.settled += compared.unchanged
+        # Until it is known better, what is to be compared counts as not reached.
+        work.todo = [*compared.todo, *compared.to_compare]
+        changed = _changed(pool, compared.to_compare, job, work)
+        work.todo = _with_pictures([*compared.todo, *changed], pictures)
+        if work.todo:
+            withdraw_consolidated(keys)
+            _process_all(pool, work, job, lock)
+    # The pool is closed: no worker of ours publishes any more.
+    try:
+        lock.check()
+    except StoreError:
+        work.lock_is_lost = True
+        raise
+
+
+def _prepare_store(job: Job, plan: Plan) -> None:
+    """Make the store ready to be written to; only what has something to put into it may empty it."""
+    config, keys = job.config, job.keys
+    if config.overwrite and keys.names("") and not plan.tasks:
+        raise UsageError(
+            f"--overwrite would empty store {keys.path!r}: the input has nothing to write ({len(plan.settled)} "
+            "series excluded or failed); nothing was touched"
+        )
     if not config.overwrite:
-        check_patients(Path(job.keys.path), (task.entry.patient_key for task in plan.tasks))
-    return scan, plan
+        check_patient_groups(plan.tasks, keys)
+    foreign = prepare_root(keys, job.recipe, overwrite=config.overwrite)
+    if foreign is not None:
+        say(f"what ct-etl did not write into the old store is now in {foreign}", quiet=False)
+
+
+def _match(job: Job, work: _Work, plan: Plan) -> None:
+    """Give the tasks the keys of the volumes that they continue; refuse those that would lose slices."""
+    work.tasks, refused = match_store(plan.tasks, job.keys, may_lose_slices=job.config.replace)
+    work.settled += refused
+    now = {(task.entry.patient_id, task.source_digest): task.entry.series_key for task in work.tasks}
+    work.default_series = dict(plan.default_series)
+    for task in plan.tasks:
+        patient_id, key = task.entry.patient_id, task.entry.series_key
+        if plan.default_series.get(patient_id) == key:
+            work.default_series[patient_id] = now.get((patient_id, task.source_digest), key)
+
+
+def _changed(pool: Pool, tasks: Sequence[SeriesTask], job: Job, work: _Work) -> list[SeriesTask]:
+    """Compare the pixels of files that do not look as they did; give the tasks of those that differ."""
+    if not tasks:
+        return []
+    config, changed = job.config, []
+    with metered("compare", len(tasks), quiet=config.quiet) as meter:
+        outcomes = pool.map(
+            has_published_pixels,
+            tasks,
+            job.keys.path,
+            config.max_file_mb << 20,
+            config.time_limit_s,
+            share=_message_share,
+            memory_bytes=lambda _: 0,
+        )
+        for task, is_equal in outcomes:
+            attributes = published(job.keys, task.entry.node) if is_equal else None
+            if attributes is None:
+                changed.append(task)
+            else:
+                work.settled.append(as_unchanged(task.entry, attributes))
+                work.todo.remove(task)
+            meter.advance(byte_count=task.entry.bytes_in)
+    return changed
 
 
 @contextmanager
 def _folder_of_pictures(run_dir: Path) -> Iterator[Path]:
     """Give a folder for the workers' pictures; it goes when they are in the report."""
-    is_new = not run_dir.exists()
+    new = [folder for folder in (run_dir, run_dir.parent) if not folder.exists()]
     run_dir.mkdir(parents=True, exist_ok=True)
+    for left in run_dir.glob(".pictures-*"):
+        shutil.rmtree(left, ignore_errors=True)
     # Workers have working folders of their own.
     folder = Path(tempfile.mkdtemp(prefix=".pictures-", dir=os.path.abspath(run_dir)))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if is_new:
-            with suppress(OSError):
-                # It is empty where the run ended before it wrote anything.
-                run_dir.rmdir()
+        with suppress(OSError):
+            # They are empty where the run ended before it wrote anything.
+            for unused in new:
+                unused.rmdir()
 
 
 def _with_pictures(tasks: list[SeriesTask], folder: Path) -> list[SeriesTask]:
@@ -171,39 +217,50 @@ def _with_pictures(tasks: list[SeriesTask], folder: Path) -> list[SeriesTask]:
     return drawn + ordered[MAX_PICTURES:]
 
 
-def _limits(config: Config) -> Limits:
-    return Limits(file_bytes=config.max_file_mb << 20, header_limit_s=config.time_limit_s)
+def _message_share(task: SeriesTask) -> float:
+    return task.row_count / MAX_SLICES
 
 
-def _process_all(
-    pool: Pool, tasks: list[SeriesTask], config: Config, store_path: str, lock: StoreLock
-) -> tuple[list[Receipt], BaseException | None]:
-    """Process the tasks; give what came back, and what stopped it before the end."""
+def _process_all(pool: Pool, work: _Work, job: Job, lock: StoreLock) -> None:
+    """Process the tasks; the receipts are what came back, also where this raises."""
+    config = job.config
     # Largest first: a long series that starts last would leave the other workers idle.
-    ordered = sorted(tasks, key=lambda task: -task.bytes_in)
-    receipts: list[Receipt] = []
-    try:
-        with metered("series", len(ordered), quiet=config.quiet) as meter:
-            outcomes = pool.map(
-                process,
-                ordered,
-                config,
-                store_path,
-                lock.token,
-                share=lambda task: task.row_count / MAX_SLICES,
-                memory_bytes=lambda task: task.memory_bytes,
+    ordered = sorted(work.todo, key=lambda task: -task.bytes_in)
+    with metered("series", len(ordered), quiet=config.quiet) as meter:
+        outcomes = pool.map(
+            process,
+            ordered,
+            config,
+            job.keys.path,
+            lock.token,
+            share=_message_share,
+            memory_bytes=lambda task: task.memory_bytes,
+        )
+        for task, result in outcomes:
+            receipt = result or Receipt(
+                task.entry.failed(FailureCode.WORKER_DIED, "the worker process died twice while at this series")
             )
-            for task, result in outcomes:
-                receipt = result or Receipt(
-                    task.entry.failed(
-                        FailureCode.WORKER_DIED, "the worker process died twice while at this series"
-                    )
-                )
-                receipts.append(receipt)
-                meter.advance(byte_count=task.entry.bytes_in, failed=receipt.entry.outcome == "failed")
-                if receipt.disk_is_full:
-                    raise DiskFullError(receipt.entry.detail or "")
-    except (KeyboardInterrupt, ClusterError, DiskFullError) as stopped:
-        say("stopped: finished series stay in the store, the next run goes on from here", quiet=config.quiet)
-        return receipts, stopped
-    return receipts, None
+            work.receipts.append(receipt)
+            meter.advance(byte_count=task.entry.bytes_in, failed=receipt.entry.outcome == "failed")
+            if receipt.disk_is_full:
+                raise DiskFullError(receipt.entry.detail or "")
+
+
+def _finish(job: Job, work: _Work) -> RunResult:
+    receipts, pending = account_for_all(work.todo, work.receipts, job.keys)
+    processed = ProcessedRun(
+        recipe=job.recipe,
+        default_series=work.default_series,
+        scan=work.scan,
+        record=work.record,
+        tasks=tuple(work.tasks),
+        settled=tuple(work.settled),
+        receipts=tuple(receipts),
+        pending=pending,
+        stopped=work.stopped,
+        may_write=work.store_is_ready and not work.lock_is_lost,
+        input_digest=job.input_digest,
+        run_dir=job.run_dir,
+        pictures={task.entry.node: Path(task.picture) for task in work.todo if task.picture},
+    )
+    return finish_run(processed, job.keys, job.start)

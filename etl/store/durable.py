@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import glob
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,24 +57,6 @@ def is_partial(name: str) -> bool:
     return _PARTIAL.fullmatch(name) is not None
 
 
-def take_back(group: Path, metadata_name: str) -> None:
-    """Remove a group; first its metadata, so that they never describe what is half there."""
-    metadata = group / metadata_name
-    if metadata.exists():
-        metadata.unlink()
-        flush_folders([metadata], group)
-    if group.exists():
-        shutil.rmtree(group)
-
-
-def remove_store(store: Path) -> None:
-    """Take a store away in one step; it is never there by half."""
-    doomed = store.with_name(f".{store.name}.{uuid.uuid4().hex}.removed")
-    store.rename(doomed)
-    flush_folders([doomed], doomed.parent)
-    shutil.rmtree(doomed)
-
-
 def read_if_there(path: str | Path) -> bytes | None:
     """Read a file; None where there is no file of that name.
 
@@ -88,13 +68,3 @@ def read_if_there(path: str | Path) -> bytes | None:
             return file.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
-
-
-def clear_leftovers(store: Path) -> None:
-    """Remove what a run that was killed left above the series: half-written keys, a store it was removing."""
-    folders = [store, *(entry for entry in store.glob("*") if entry.is_dir())]
-    for path in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
-        if is_partial(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
-    for doomed in store.parent.glob(f".{glob.escape(store.name)}.*.removed"):
-        shutil.rmtree(doomed, ignore_errors=True)

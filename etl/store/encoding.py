@@ -21,7 +21,7 @@ from zarr.storage import MemoryStore
 
 from etl.digests import json_digest
 from etl.stack import MAX_UID_CHARACTERS
-from etl.store.layout import HISTOGRAM, METADATA, SOURCE, VALIDITY, VOLUME, publishing_rank
+from etl.store.layout import ARRAYS, HISTOGRAM, METADATA, SOURCE, VALIDITY, VOLUME, publishing_rank
 from etl.volume.patient_space import Geometry
 
 CHUNK_SIDE = 64
@@ -78,10 +78,12 @@ def encode_series(
         slices = group.create_group(SOURCE)
         for name, values in source.items():
             _put(slices, name, values)
-        described = {key: buffer.as_buffer_like() for key, buffer in keys.items() if key != METADATA}
         sealed = copy.deepcopy(dict(attributes))
-        provenance = sealed.setdefault("ct_etl", {}).setdefault("provenance", {})
-        provenance["entry_digest"] = entry_digest(described, attributes)
+        about = sealed.setdefault("ct_etl", {})
+        about["arrays"] = [array.path for array in ARRAYS if array.metadata_key in keys]
+        described = {key: buffer.as_buffer_like() for key, buffer in keys.items() if key != METADATA}
+        provenance = about.setdefault("provenance", {})
+        provenance["entry_digest"] = entry_digest(described, sealed)
         group.update_attributes(sealed)
     return dict(sorted(keys.items(), key=lambda entry: publishing_rank(entry[0])))
 

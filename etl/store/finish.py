@@ -15,6 +15,7 @@ from etl.store.fingerprint import fingerprint
 from etl.store.keys import Keys
 from etl.store.layout import HISTOGRAM, METADATA, NODES, SOURCE
 from etl.store.metadata import as_text, group, parsed, root_attributes, sealed, with_consolidated
+from etl.store.publish import is_whole
 from etl.store.root import put_if_changed, put_root
 
 
@@ -37,7 +38,7 @@ def finish_store(
     dict
         The fingerprint.
     list of str
-        Damaged series, as ``<patient key>/<series key>``: they are left out.
+        Damaged or foreign groups, as ``<patient key>/<series key>``: they are left out.
     """
     # As text and packed: of ten thousand series the parsed ones would take a gigabyte.
     nodes: dict[str, str] = {}
@@ -52,11 +53,17 @@ def finish_store(
                 if found is not None:
                     histograms.append(_packed_histogram(keys, node))
                     published[series] = found
-            except (StoreError, RuntimeError, KeyError, ValueError):
+            except (StoreError, RuntimeError, ValueError):
                 damaged.append(node)
         if not published:
+            if _is_foreign(keys, patient):
+                damaged.append(patient)
             continue
-        _write_patient(keys, patient, published, default_series)
+        try:
+            _write_patient(keys, patient, published, default_series)
+        except StoreError:
+            damaged.append(patient)
+            continue
         nodes[patient] = _node_text(keys, patient)
         for series_nodes in published.values():
             nodes.update(series_nodes)
@@ -67,11 +74,33 @@ def finish_store(
     return summary, damaged
 
 
+def _is_foreign(keys: Keys, patient: str) -> bool:
+    """Whether a group at the place of a patient is another program's."""
+    content = keys.get(f"{patient}/{METADATA}")
+    if content is None:
+        return False
+    attributes = (parsed(content) or {}).get("attributes")
+    return not isinstance(attributes, dict) or not isinstance(attributes.get("ct_etl"), dict)
+
+
 def _series_nodes(keys: Keys, node: str) -> dict[str, str] | None:
-    """Metadata of every node of a series; None for one that a crash left unfinished."""
-    own = parsed(keys.get(f"{node}/{METADATA}"))
-    if own is None:
+    """Metadata of every node of a series; None for one that a crash left unfinished, and for plain folders.
+
+    Raises
+    ------
+    StoreError
+        It is not a series of this package, or lacks something that it says it consists of.
+    """
+    content = keys.get(f"{node}/{METADATA}")
+    if content is None:
         return None
+    own = parsed(content) or {}
+    attributes = own.get("attributes")
+    about = attributes.get("ct_etl") if isinstance(attributes, dict) else None
+    if not isinstance(about, dict) or not isinstance(about.get("patient_id"), str):
+        raise StoreError(f"{node} is no series of this package")
+    if not is_whole(keys, node, attributes or {}):
+        raise StoreError(f"{node} lacks an array")
     # What other programs leave in a folder (@eaDir, .DS_Store) is not ours to describe.
     inside = {*keys.groups(node), *(f"{SOURCE}/{name}" for name in keys.groups(f"{node}/{SOURCE}"))}
     below = {f"{node}/{name}": _node_text(keys, f"{node}/{name}") for name in NODES if name in inside}
@@ -85,11 +114,11 @@ def _write_patient(
         series: json.loads(nodes[f"{patient}/{series}"])["attributes"]["ct_etl"]
         for series, nodes in published.items()
     }
-    points = {series: found.get("qc", {}).get("default_series_points", 0) for series, found in about.items()}
+    points = {series: (found.get("qc") or {}).get("default_series_points", 0) for series, found in about.items()}
     best = [series for series in published if points[series] == max(points.values())]
     patient_id = about[best[0]]["patient_id"]
     node = parsed(keys.get(f"{patient}/{METADATA}")) or {}
-    known = node.get("attributes", {}).get("ct_etl", {})
+    known = (node.get("attributes") or {}).get("ct_etl") or {}
     wanted = [default_series.get(patient_id), known.get("default_series"), best[0]]
     default = next(series for series in wanted if series in best)
     attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default}}

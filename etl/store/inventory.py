@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from etl.errors import UsageError
 from etl.store.durable import is_partial
-from etl.store.layout import METADATA, is_own_key, is_series_key
+from etl.store.layout import METADATA, is_own_key
+from etl.store.node_names import is_series_key
 
 
 @dataclass(frozen=True)
@@ -53,30 +52,6 @@ def take_inventory(store: Path) -> Inventory:
                 (published if (series / METADATA).is_file() else unfinished).append(name)
                 _sort_inside(series, store, partial, foreign)
     return Inventory(tuple(published), tuple(unfinished), tuple(partial), tuple(foreign))
-
-
-def check_patients(store: Path, patient_keys: Iterable[str]) -> None:
-    """Refuse patients that would share a group with one of an earlier run.
-
-    Parameters
-    ----------
-    store : Path
-        May not exist yet.
-    patient_keys : iterable of str
-
-    Raises
-    ------
-    UsageError
-        Two keys differ in case alone: file systems of Windows and macOS hold "a" and "A" in one folder.
-    """
-    there = {entry.name.lower(): entry.name for entry in store.iterdir()} if store.is_dir() else {}
-    for key in sorted(set(patient_keys)):
-        other = there.get(key.lower(), key)
-        if other != key:
-            raise UsageError(
-                f"group {key!r} of a patient differs in case alone from {other!r}, which the store has; give them "
-                "to separate stores"
-            )
 
 
 def _is_folder(path: Path) -> bool:

@@ -7,13 +7,13 @@ put is still there after a power cut once `Keys.settle` has returned.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from etl.errors import UsageError
-from etl.store import durable
-from etl.store.layout import METADATA
+from etl.errors import StoreError, UsageError
+from etl.store import durable, local_folder
 
 Content = bytes | bytearray | memoryview
 
@@ -65,10 +65,16 @@ class Keys(Protocol):
         """Give the bytes of every key below a group, by its name relative to it."""
 
     def take_back(self, group: str) -> None:
-        """Remove a group: its metadata first, so that they never describe what is half there."""
+        """Remove the keys of a series, its metadata first; what others left in it stays."""
 
-    def clear(self) -> None:
-        """Take the whole store away in one step."""
+    def start_anew(self, root: bytes) -> str | None:
+        """Put a store with nothing but a root in the place of the one that is there.
+
+        Returns
+        -------
+        str or None
+            Where things of the old store lie that this package did not write.
+        """
 
     def clear_leftovers(self) -> None:
         """Remove what a killed run left above the series."""
@@ -95,7 +101,14 @@ class LocalKeys:
         return durable.read_if_there(f"{self.path}/{key}")
 
     def put(self, key: str, content: Content) -> None:
-        """See `Keys.put`."""
+        """See `Keys.put`; nothing is written through a link that leads elsewhere.
+
+        Raises
+        ------
+        StoreError
+            A folder of the store is a link.
+        """
+        self._refuse_links(key.rpartition("/")[0])
         durable.write_durably(Path(self.path, key), content)
 
     def settle(self, keys: Iterable[str], below: str) -> None:
@@ -115,7 +128,8 @@ class LocalKeys:
         """See `Keys.groups`."""
         try:
             with os.scandir(f"{self.path}/{group}") as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
+                # A link is none of ours: it may lead out of the store.
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -136,15 +150,37 @@ class LocalKeys:
 
     def take_back(self, group: str) -> None:
         """See `Keys.take_back`."""
-        durable.take_back(Path(self.path, group), METADATA)
+        self._refuse_links(group)
+        local_folder.take_back(Path(self.path, group))
 
-    def clear(self) -> None:
-        """See `Keys.clear`."""
-        durable.remove_store(Path(self.path))
+    def start_anew(self, root: bytes) -> str | None:
+        """See `Keys.start_anew`."""
+        foreign = local_folder.start_anew(Path(self.path), root)
+        return None if foreign is None else str(foreign)
 
     def clear_leftovers(self) -> None:
         """See `Keys.clear_leftovers`."""
-        durable.clear_leftovers(Path(self.path))
+        local_folder.clear_leftovers(Path(self.path))
+
+    def _refuse_links(self, group: str) -> None:
+        parts = group.split("/") if group else []
+        for depth in range(1, len(parts) + 1):
+            folder = "/".join(parts[:depth])
+            if os.path.islink(f"{self.path}/{folder}"):
+                raise StoreError(f"{folder} in the store is a link; nothing is written through links")
+
+
+def resolve_store(path: str) -> str:
+    """Give the real place of a store as a person names it; taken once, so that a run has one.
+
+    Raises
+    ------
+    UsageError
+        It is a URL: only folders can be written to.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+        raise UsageError(f"store {path!r} is a URL; a folder of this machine is needed")
+    return os.path.realpath(os.path.expanduser(path))
 
 
 def open_keys(path: str) -> Keys:

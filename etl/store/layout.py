@@ -5,10 +5,11 @@ A store has three levels of groups: the root, a patient, a series. What a series
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 METADATA = "zarr.json"
 """Name of the metadata of every Zarr v3 node."""
 
@@ -53,8 +54,9 @@ HISTOGRAM = ArrayLayout("hu_histogram", 1)
 SOP_INSTANCE_UID = ArrayLayout(f"{SOURCE}/sop_instance_uid", 2)
 POSITION_MM = ArrayLayout(f"{SOURCE}/position_mm", 1)
 INSTANCE_NUMBER = ArrayLayout(f"{SOURCE}/instance_number", 1)
+PIXEL_CRC32 = ArrayLayout(f"{SOURCE}/pixel_crc32", 1)
 FRAME_NUMBER = ArrayLayout(f"{SOURCE}/frame_number", 1, is_optional=True)
-ARRAYS = (VOLUME, VALIDITY, HISTOGRAM, SOP_INSTANCE_UID, POSITION_MM, INSTANCE_NUMBER, FRAME_NUMBER)
+ARRAYS = (VOLUME, VALIDITY, HISTOGRAM, SOP_INSTANCE_UID, POSITION_MM, INSTANCE_NUMBER, PIXEL_CRC32, FRAME_NUMBER)
 
 NODES = (SOURCE, *(array.path for array in ARRAYS))
 """Every node that may stand below a series."""
@@ -65,17 +67,11 @@ _OWN_KEYS = frozenset(
         *(key for array in ARRAYS for key in (array.metadata_key, array.chunk_key)),
     }
 )
-_SERIES_KEY = re.compile(r"\d{4,}-[0-9a-f]{8}(-\d+)?")
 
 
 def is_own_key(key: str) -> bool:
     """Whether a key, relative to its series, is one that this package writes."""
     return key in _OWN_KEYS
-
-
-def is_series_key(name: str) -> bool:
-    """Whether the name of a group below a patient is one that this package gives."""
-    return _SERIES_KEY.fullmatch(name) is not None
 
 
 def publishing_rank(key: str) -> tuple[int, str]:
@@ -88,3 +84,19 @@ def publishing_rank(key: str) -> tuple[int, str]:
     if key.endswith(METADATA):
         return (2, key)
     return (1 if key.startswith(f"{SOURCE}/") else 0, key)
+
+
+def arrays_of(attributes: Mapping[str, Any]) -> tuple[ArrayLayout, ...] | None:
+    """Give the arrays that a published series says it consists of; None where it does not say.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Of the series' group.
+    """
+    ct_etl = attributes.get("ct_etl")
+    named = ct_etl.get("arrays") if isinstance(ct_etl, Mapping) else None
+    if not isinstance(named, list):
+        return None
+    known = {array.path: array for array in ARRAYS}
+    return tuple(known[path] for path in named if path in known)

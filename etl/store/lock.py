@@ -7,12 +7,14 @@ A crashed holder's file goes stale, and the next run takes the next number: of t
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
 import socket
 import threading
 import time
+import uuid
 from pathlib import Path
 from types import TracebackType
 
@@ -28,7 +30,8 @@ class StoreLock:
     Parameters
     ----------
     store_path : str
-        The lock lies beside it, as ``.<name>.lock.<number>``.
+        The lock lies beside the folder that it really is, as ``.<name>.lock.<number>``: two names of one store
+        are one store.
 
     Raises
     ------
@@ -37,7 +40,7 @@ class StoreLock:
     """
 
     def __init__(self, store_path: str) -> None:
-        store = Path(store_path)
+        store = Path(os.path.realpath(store_path))
         self._folder, self._stem = store.parent, f".{store.name}.lock."
         self._own: Path | None = None
         self._stop = threading.Event()
@@ -51,7 +54,8 @@ class StoreLock:
             highest = held[-1] if held else 0
             if highest and (holder := self._holder(highest)) is not None:
                 raise UsageError(
-                    f"another run ({holder}) is writing to this store; wait for it, or use another store"
+                    f"another run ({holder}) is writing to this store; wait for it, or use another store (its "
+                    f"lock is {self._path(highest)})"
                 )
             self._own = self._create(highest + 1)
         for number in self._numbers():
@@ -98,7 +102,7 @@ class StoreLock:
         path = self._path(number)
         try:
             with path.open("x", encoding="utf-8") as stream:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid()}, stream)
+                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "user": _user()}, stream)
         except FileExistsError:
             return None
         return path
@@ -107,28 +111,54 @@ class StoreLock:
         """Tell who holds a lock; None where it is stale."""
         path = self._path(number)
         try:
-            age_s = time.time() - path.stat().st_mtime
+            age_s = self._now_s() - path.stat().st_mtime
             found = json.loads(path.read_text("utf-8") or "{}")
             written = found if isinstance(found, dict) else {}
         except FileNotFoundError:
             return None
         except ValueError:
             written = {}
-        host, pid = written.get("host"), written.get("pid")
+        host, pid, user = written.get("host"), written.get("pid"), written.get("user")
         is_dead = host == socket.gethostname() and isinstance(pid, int) and not _is_alive(pid)
-        return None if is_dead or age_s > STALE_AFTER_S else f"process {pid} on {host}"
+        return (
+            None if is_dead or age_s > STALE_AFTER_S else f"process {pid}{f' of {user}' if user else ''} on {host}"
+        )
+
+    def _now_s(self) -> float:
+        """Tell the time by the clock of the file server, which also stamps the locks: others may be wrong."""
+        probe = self._folder / f"{self._stem}probe.{uuid.uuid4().hex}"
+        try:
+            probe.touch()
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
 
     def _keep_fresh(self) -> None:
+        last = time.monotonic()
         while not self._stop.wait(HEARTBEAT_S):
             try:
                 os.utime(self._own or "")
-            except OSError:
+                numbers = self._numbers()
+            except FileNotFoundError:
                 self._lost = True
                 return
-            numbers = self._numbers()
+            except OSError:
+                # A file server that stumbles (ESTALE, EIO) is no other run. Others wait a minute too.
+                if time.monotonic() - last < STALE_AFTER_S:
+                    continue
+                self._lost = True
+                return
+            last = time.monotonic()
             if numbers and self._path(numbers[-1]) != self._own:
                 self._lost = True
                 return
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return str(os.getuid())
 
 
 def _is_alive(pid: int) -> bool:

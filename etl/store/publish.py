@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from etl.errors import DiskFullError
 from etl.store.keys import Keys
-from etl.store.layout import ARRAYS, METADATA, ArrayLayout
+from etl.store.layout import METADATA, arrays_of
 from etl.store.metadata import parsed
 
 if TYPE_CHECKING:
@@ -63,19 +63,23 @@ def published(keys: Keys, node: str) -> dict[str, Any] | None:
     return attributes if isinstance(attributes, dict) else None
 
 
-def is_whole(keys: Keys, node: str) -> bool:
-    """Whether every array of a published series has its metadata and its chunks, none of them empty.
+def is_whole(keys: Keys, node: str, attributes: Mapping[str, Any]) -> bool:
+    """Whether every array that a published series consists of has its metadata and its chunks, none of them empty.
 
     A power cut may leave a name without content.
+
+    Parameters
+    ----------
+    keys : Keys
+    node : str
+    attributes : mapping
+        Of the series, from `published`.
     """
+    arrays = arrays_of(attributes)
+    if arrays is None:
+        return False
     sizes = keys.sizes(node)
-    return all(_is_there(array, sizes) for array in ARRAYS)
-
-
-def _is_there(array: ArrayLayout, sizes: Mapping[str, int]) -> bool:
-    if array.is_optional and not any(key.startswith(f"{array.path}/") for key in sizes):
-        return True
-    return bool(sizes.get(array.metadata_key)) and bool(sizes.get(array.chunk_key))
+    return all(sizes.get(array.metadata_key) and sizes.get(array.chunk_key) for array in arrays)
 
 
 def stored_bytes(keys: Keys, node: str) -> int:

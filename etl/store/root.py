@@ -46,8 +46,13 @@ def check_root(keys: Keys, recipe: Mapping[str, Any], *, overwrite: bool) -> dic
     return attributes
 
 
-def prepare_root(keys: Keys, recipe: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Create the root where there is none; with `overwrite`, after the old store is gone.
+def prepare_root(keys: Keys, recipe: Mapping[str, Any], *, overwrite: bool) -> str | None:
+    """Create the root where there is none; with `overwrite`, in the place of the store that is there.
+
+    Returns
+    -------
+    str or None
+        Where things of the old store lie that this package did not write; None where there were none.
 
     Raises
     ------
@@ -56,11 +61,13 @@ def prepare_root(keys: Keys, recipe: Mapping[str, Any], *, overwrite: bool) -> N
     """
     root = check_root(keys, recipe, overwrite=overwrite)
     keys.clear_leftovers()
-    if root is not None and overwrite:
-        keys.clear()
-        root = None
-    if root is None:
-        put_root(keys, as_text(group(sealed(root_attributes(recipe)))))
+    if root is not None and not overwrite:
+        return None
+    new = as_text(group(sealed(root_attributes(recipe))))
+    if overwrite:
+        return keys.start_anew(new.encode())
+    put_root(keys, new)
+    return None
 
 
 def withdraw_consolidated(keys: Keys) -> None:
@@ -102,7 +109,10 @@ def put_if_changed(keys: Keys, key: str, text: str) -> None:
 def _check_compatible(root: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     version = str(root.get("format_version"))
     if version != FORMAT_VERSION:
-        raise StoreConflictError(f"store has format version {version}; this ct-etl writes {FORMAT_VERSION}")
+        raise StoreConflictError(
+            f"store has format version {version}; this ct-etl writes {FORMAT_VERSION}: use another store, or "
+            "--overwrite"
+        )
     there = root.get("config", {})
     # As JSON has it, so that a tuple is a list.
     now = json.loads(json.dumps(recipe))

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from etl.digests import json_digest, volume_digest
 from etl.errors import StoreError
-from etl.store.durable import is_partial
 from etl.store.encoding import entry_digest
 from etl.store.inventory import Inventory, take_inventory
 from etl.store.keys import Keys, open_keys
 from etl.store.layout import ARRAYS, METADATA, VOLUME, is_own_key
+from etl.store.local_folder import take_back
 from etl.store.metadata import group, parsed
 from etl.store.node_names import patient_key
 
@@ -78,23 +78,11 @@ def repair(store_path: str, findings: list[Finding]) -> list[str]:
     for path in dict.fromkeys(finding.path for finding in findings if finding.can_be_made_again):
         target = Path(store_path) / path
         if target.is_dir() and not target.is_symlink():
-            _remove_series(target)
+            take_back(target)
         else:
             target.unlink(missing_ok=True)
         removed.append(path)
     return removed
-
-
-def _remove_series(series: Path) -> None:
-    """Remove the keys of a series and the folders that are empty then; what others left there stays."""
-    (series / METADATA).unlink(missing_ok=True)
-    inside = sorted(series.rglob("*"), reverse=True)
-    for path in inside:
-        if path.is_file() and (is_own_key(path.relative_to(series).as_posix()) or is_partial(path.name)):
-            path.unlink()
-    for folder in (*(path for path in inside if path.is_dir() and not path.is_symlink()), series):
-        if not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _check_series(store: Path, prefix: str) -> Iterator[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,8 +17,8 @@ LINE_EVERY_S = 10.0
 class Meter:
     """Counts work done; see `metered`."""
 
-    def __init__(self, what: str, total: int, stream: TextIO | None, bar: Progress | None) -> None:
-        self._what, self._total, self._stream, self._bar = what, total, stream, bar
+    def __init__(self, what: str, total: int, *, is_shown: bool, bar: Progress | None) -> None:
+        self._what, self._total, self._is_shown, self._bar = what, total, is_shown, bar
         self._task = None if bar is None else bar.add_task(what, total=total, rate="", failed="")
         self._done = self._failed = self._bytes = 0
         self._start = self._said = time.monotonic()
@@ -33,15 +33,11 @@ class Meter:
         shown_failed = f"[red]{self._failed} failed[/]" if self._failed else ""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=1, rate=shown_rate, failed=shown_failed)
-        elif self._stream is not None and self._is_due():
+        elif self._is_shown and self._is_due():
             self._said = time.monotonic()
             left_s = (self._said - self._start) / self._done * (self._total - self._done)
-            print(
-                f"{self._what}: {self._done}/{self._total}, {shown_rate or '-'}, {left_s:.0f} s left, "
-                f"{self._failed} failed",
-                file=self._stream,
-                flush=True,
-            )
+            count = f"{self._done}/{self._total}"
+            _print(f"{self._what}: {count}, {shown_rate or '-'}, {left_s:.0f} s left, {self._failed} failed")
 
     def _is_due(self) -> bool:
         return self._done == self._total or time.monotonic() - self._said >= LINE_EVERY_S
@@ -60,7 +56,7 @@ def metered(what: str, total: int, *, quiet: bool) -> Iterator[Meter]:
         Show nothing.
     """
     if quiet:
-        yield Meter(what, total, None, None)
+        yield Meter(what, total, is_shown=False, bar=None)
     elif sys.stderr.isatty():
         from rich.console import Console  # noqa: PLC0415 - nobody watches most runs
         from rich.progress import (  # noqa: PLC0415
@@ -80,12 +76,18 @@ def metered(what: str, total: int, *, quiet: bool) -> Iterator[Meter]:
             TextColumn("{task.fields[failed]}"),
         )
         with Progress(*columns, console=Console(stderr=True)) as bar:
-            yield Meter(what, total, None, bar)
+            yield Meter(what, total, is_shown=True, bar=bar)
     else:
-        yield Meter(what, total, sys.stderr, None)
+        yield Meter(what, total, is_shown=True, bar=None)
 
 
 def say(message: str, *, quiet: bool) -> None:
     """Write one line to stderr."""
     if not quiet:
-        print(message, file=sys.stderr, flush=True)
+        _print(message)
+
+
+def _print(line: str) -> None:
+    """Print to stderr, or to nobody where it is closed: a run goes on without a reader."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

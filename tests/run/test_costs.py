@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import etl.run.input_files
 import etl.scan.scan
 from etl.config import build_config, load_preset
 from etl.dicom.fast_header import FastHeaderReader
@@ -91,7 +92,7 @@ def test_the_full_size_stack_is_never_in_memory(folder, preset):
     convert_task(task, config)  # imports and caches
     tracemalloc.start()
     try:
-        converted, _ = convert_task(task, config)
+        converted, *_ = convert_task(task, config)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -102,7 +103,7 @@ def test_the_full_size_stack_is_never_in_memory(folder, preset):
 
 
 def test_a_second_run_opens_no_input(in_process, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("etl.run.rerun.SETTLED_S", 0.0)
+    monkeypatch.setattr(etl.run.input_files, "SETTLED_S", 0.0)
     assert in_process("run", folder, tmp_path / "s.zarr", *QUICK).status == 0
     with opened_files(folder) as opened:
         assert in_process("run", folder, tmp_path / "s.zarr", *QUICK).status == 0

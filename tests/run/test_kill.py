@@ -328,5 +328,7 @@ def test_a_disk_that_is_full_before_the_first_series_is_a_line_too(cohort, small
         assert process.wait(60) == 1, log.read_text()
     finally:
         kill_group(process)
-    [line] = log.read_text().splitlines()
+    refuge, line = log.read_text().splitlines()
     assert "No space left on device" in line
+    # The run directory lies on the same disk.
+    ledger_of(Path(refuge.rpartition("the ledger is in ")[2]))

@@ -47,6 +47,7 @@ def test_a_line_is_json_with_the_fields_of_the_contract_in_its_order(tmp_path):
         "seconds": 0.25,
         "bytes_in": 1000,
         "bytes_out": 300,
+        "related": [],
     }
     assert list(line)[:3] == ["patient_id", "patient_key", "series_instance_uid"]
 
@@ -115,6 +116,7 @@ def test_reason_codes_are_those_of_the_contract():
         "missing-geometry",
         "missing-slices",
         "duplicate-positions",
+        "fewer-slices",
         "inconsistent-slices",
         "missing-rescale",
         "unsupported-transfer-syntax",

@@ -10,7 +10,8 @@ import time
 import pytest
 from kills import small_series
 
-import etl.run.rerun
+import etl.run.input_files
+import etl.run.job
 import etl.run.run
 
 QUICK = ("--spacing-mm", "8", "--workers", "0", "-q", "--json")
@@ -18,7 +19,7 @@ QUICK = ("--spacing-mm", "8", "--workers", "0", "-q", "--json")
 
 @pytest.fixture
 def work(in_process, tmp_path, monkeypatch):
-    monkeypatch.setattr(etl.run.rerun, "SETTLED_S", 0.0)
+    monkeypatch.setattr(etl.run.input_files, "SETTLED_S", 0.0)
     for n in range(2):
         small_series(tmp_path / "dicom" / f"p{n}", f"P{n}", seed=n)
     (tmp_path / "dicom" / "p0" / "notes.txt").write_text("not DICOM")
@@ -37,7 +38,7 @@ def scans(monkeypatch):
         seen.append(1)
         return scan_inputs(*arguments, **options)
 
-    monkeypatch.setattr(etl.run.run, "scan_inputs", counted)
+    monkeypatch.setattr(etl.run.job, "scan_inputs", counted)
     return seen
 
 
@@ -120,7 +121,7 @@ def test_a_failed_series_is_tried_again(in_process, work, scans):
 
 
 def test_files_that_are_too_new_prove_nothing(in_process, work, scans, monkeypatch):
-    monkeypatch.setattr(etl.run.rerun, "SETTLED_S", 3600.0)
+    monkeypatch.setattr(etl.run.input_files, "SETTLED_S", 3600.0)
     assert again(in_process, work).json["unchanged"] == 2
     assert scans == [1]
 

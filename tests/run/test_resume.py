@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import zarr
 from kills import Reader, broken_volumes, small_series, start
 
 import etl
+from etl.run.input_files import SETTLED_S
 
 QUICK = ("--spacing-mm", "8", "--workers", "0", "-q")
 PARTIAL = "zarr.0123456789abcdef0123456789abcdef.partial"
@@ -90,6 +92,8 @@ def test_a_second_run_reads_no_pixels(tmp_path):
         pytest.skip("strace is not installed")
     rows, count = 512, 9
     small_series(tmp_path / "dicom" / "p0", "P0", rows=rows, count=count)
+    # Files that were written just now are compared once more.
+    time.sleep(SETTLED_S + 0.1)
     pixel_bytes, read = rows * rows * 2 * count, []
     for n in range(2):
         log = tmp_path / f"trace{n}"
@@ -169,15 +173,25 @@ def expect_new(in_process, work, contents, patient, truth=None):
 
 
 def test_a_new_slice_is_noticed(in_process, work, contents):
-    shutil.rmtree(work / "dicom" / "p1")
-    small_series(work / "dicom" / "p1", "P1", seed=1, count=11)
+    names = {one.path: one.position_lps_mm[2] for one in small_series(lambda *_: None, "P1", seed=1)}
+    last = work / "dicom" / "p1" / max(names, key=names.get)
+    last.rename(work / "aside")
+    assert outcomes(run(in_process, work, "--replace", "--min-slices", "5"))["P1"] == "written"
+    (work / "aside").rename(last)
     expect_new(in_process, work, contents, "P1")
 
 
 def test_a_lost_slice_is_noticed(in_process, work, contents):
     names = {one.path: one.position_lps_mm[2] for one in small_series(lambda *_: None, "P1", seed=1)}
     (work / "dicom" / "p1" / max(names, key=names.get)).unlink()
-    done = in_process("run", work / "dicom", work / "s.zarr", *QUICK, "--json", "--min-slices", "5")
+    options = ("--json", "--min-slices", "5")
+    before = contents(work / "s.zarr")
+    done = in_process("run", work / "dicom", work / "s.zarr", *QUICK, *options)
+    [line] = [line for line in done.json["series"] if line["patient_id"] == "P1"]
+    assert (done.status, line["outcome"], line["reason"]) == (3, "failed", "fewer-slices")
+    assert "lacks 1" in line["detail"]
+    assert contents(work / "s.zarr") == before
+    done = in_process("run", work / "dicom", work / "s.zarr", *QUICK, *options, "--replace")
     assert outcomes(done)["P1"] == "written"
     assert done.json["unchanged"] == 2
 

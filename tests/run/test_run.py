@@ -37,6 +37,7 @@ LEDGER_KEYS = [
     "seconds",
     "bytes_in",
     "bytes_out",
+    "related",
 ]
 REGISTRY_CODECS = {"sharding_indexed", "bytes", "blosc", "zstd", "crc32c"}
 
@@ -186,7 +187,7 @@ def test_the_root_holds_what_the_layout_says(cohort_run):
     assert (root["zarr_format"], root["node_type"]) == (3, "group")
     ours = root["attributes"]["ct_etl"]
     assert set(ours) == {"format_version", "config", "config_digest", "software", "fingerprint"}
-    assert ours["format_version"] == "1.0"
+    assert ours["format_version"] == "1.1"
     assert ours["config"]["spacing_mm"] == [6.0, 6.0, 6.0]
     assert ours["config"]["window"] == [-1000, 2000]
 
@@ -197,6 +198,7 @@ def test_a_series_holds_what_the_layout_says(cohort_run):
         assert set(group["attributes"]) == {"ct_etl", "dicom", "ome"}
         ours = group["attributes"]["ct_etl"]
         assert set(ours) == {
+            "arrays",
             "patient_id",
             "study_instance_uid",
             "series_instance_uid",
@@ -259,6 +261,7 @@ def test_arrays_have_the_types_and_shapes_of_the_layout(cohort_run):
             "sop_instance_uid": ("uint8", (slices, 64)),
             "position_mm": ("float64", (slices,)),
             "instance_number": ("int32", (slices,)),
+            "pixel_crc32": ("uint32", (slices,)),
         }
         described = node(cohort_run.store, entry["patient_key"], entry["series_key"], "volume")
         assert described["dimension_names"] == ["z", "y", "x"]
@@ -558,7 +561,7 @@ def test_a_file_cut_off_in_its_header_is_a_failure_and_its_neighbors_are_written
 
 
 def test_the_run_directory_lies_beside_the_store_and_is_named_for_the_time(cohort_run):
-    [run] = (cohort_run.store.parent / "store.runs").iterdir()
+    [run] = (path for path in (cohort_run.store.parent / "store.runs").iterdir() if path.is_dir())
     assert re.match(r"20\d{6}T\d{6}", run.name)
     assert {"ledger.jsonl", "run.json", "report.html"} <= {p.name for p in run.iterdir()}
     assert cohort_run.totals["run_dir"] == str(run)
@@ -587,14 +590,14 @@ def test_the_report_shows_the_volumes_of_the_store(in_process, one_patient, tmp_
 def test_each_run_has_a_directory_of_its_own(in_process, one_patient, tmp_path):
     for _ in range(2):
         assert in_process("run", one_patient, tmp_path / "s.zarr", *QUICK).status == 0
-    assert len(list((tmp_path / "s.runs").iterdir())) == 2
+    assert len([p for p in (tmp_path / "s.runs").iterdir() if p.is_dir()]) == 2
     assert in_process("run", one_patient, tmp_path / "s.zarr", *QUICK, "--run-dir", tmp_path / "mine").status == 0
     assert (tmp_path / "mine" / "ledger.jsonl").is_file()
-    assert len(list((tmp_path / "s.runs").iterdir())) == 2
+    assert len([p for p in (tmp_path / "s.runs").iterdir() if p.is_dir()]) == 2
 
 
 def test_the_ledger_has_one_line_a_stack_with_exactly_the_fields_of_the_contract(cohort_run):
-    [run] = (cohort_run.store.parent / "store.runs").iterdir()
+    [run] = (path for path in (cohort_run.store.parent / "store.runs").iterdir() if path.is_dir())
     lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) == len(cohort_run.cohort.series)
     for line in lines:
@@ -602,7 +605,7 @@ def test_the_ledger_has_one_line_a_stack_with_exactly_the_fields_of_the_contract
         truth = next(s for s in cohort_run.cohort.series if s.series_instance_uid == line["series_instance_uid"])
         assert (line["patient_id"], line["patient_key"]) == (truth.patient_id, truth.patient_id)
         assert (line["series_number"], line["slices"]) == (truth.series_number, len(truth.slices))
-        assert re.fullmatch(rf"{truth.series_number:04d}-[0-9a-f]{{8}}", line["series_key"])
+        assert re.fullmatch(rf"{truth.series_number:04d}-[0-9a-f]{{16}}", line["series_key"])
         if line["outcome"] == "written":
             assert line["reason"] is None
             folder = cohort_run.store / line["patient_key"] / line["series_key"]
@@ -618,7 +621,7 @@ def test_bytes_in_are_the_bytes_of_the_files(cohort_run, cohort_files):
 
 
 def test_run_json_holds_the_totals(cohort_run):
-    [run] = (cohort_run.store.parent / "store.runs").iterdir()
+    [run] = (path for path in (cohort_run.store.parent / "store.runs").iterdir() if path.is_dir())
     totals = json.loads((run / "run.json").read_text("utf-8"))
     assert {k: totals[k] for k in ("scanned", "written", "unchanged", "excluded", "failed")} == {
         "scanned": 9,

@@ -129,7 +129,7 @@ def test_no_plain_identifier_is_anywhere_but_in_paths_and_the_mapping(finished):
 def test_a_series_key_is_made_of_the_pseudonym(finished):
     _base, totals = finished
     for entry in totals["series"]:
-        expected = hashlib.sha256(entry["series_instance_uid"].encode()).hexdigest()[:8]
+        expected = hashlib.sha256(entry["series_instance_uid"].encode()).hexdigest()[:16]
         assert entry["series_key"] == f"0001-{expected}"
         assert entry["series_instance_uid"].startswith("2.25.")
 

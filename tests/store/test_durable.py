@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from etl.errors import DiskFullError
-from etl.store.durable import take_back, write_durably
+from etl.store.durable import write_durably
 from etl.store.encoding import encode_series
 from etl.store.finish import finish_store
 from etl.store.keys import LocalKeys
+from etl.store.local_folder import take_back
 from etl.store.publish import publish
 from etl.store.root import prepare_root
 
@@ -55,8 +56,8 @@ def test_every_key_is_flushed_before_its_name_and_every_folder_before_the_metada
     prepare_root(keys, {"window": [-1000, 2000]}, overwrite=False)
     assert events[-1] == ("flush", tmp_path)  # the store's own name
     events.clear()
-    publish(keys, "P1/0001-a", encoded())
-    series = store / "P1" / "0001-a"
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
+    series = store / "P1" / "0001-aaaaaaaaaaaaaaaa"
     names = [path for what, path in events if what == "name"]
     assert set(names) == {path for path in series.rglob("*") if path.is_file()}
     for at, (what, path) in enumerate(events):
@@ -75,7 +76,7 @@ def test_every_key_is_flushed_before_its_name_and_every_folder_before_the_metada
 def test_the_root_is_the_last_to_be_named_and_its_folder_is_flushed(tmp_path, events):
     keys = LocalKeys(str(tmp_path / "s.zarr"))
     prepare_root(keys, {"window": [-1000, 2000]}, overwrite=False)
-    publish(keys, "P1/0001-a", encoded())
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
     events.clear()
     finish_store(keys, {"window": [-1000, 2000]}, {})
     patient, root = tmp_path / "s.zarr" / "P1" / "zarr.json", tmp_path / "s.zarr" / "zarr.json"
@@ -103,12 +104,19 @@ def test_what_the_disk_refused_leaves_no_trace_and_the_old_content(tmp_path, mon
 
 
 def test_a_series_that_is_taken_back_loses_its_metadata_first(tmp_path, monkeypatch):
-    (tmp_path / "volume").mkdir()
-    (tmp_path / "zarr.json").write_bytes(b"{}")
-    monkeypatch.setattr("shutil.rmtree", lambda path: order.append(sorted(p.name for p in path.iterdir())))
+    series = tmp_path / "P" / "0001-0123456789abcdef"
+    for key in ("zarr.json", "volume/c/0/0/0", "volume/zarr.json", "labels/mine/zarr.json", "notes.txt"):
+        (series / key).parent.mkdir(parents=True, exist_ok=True)
+        (series / key).write_bytes(b"{}")
     order = []
-    take_back(tmp_path, "zarr.json")
-    assert order == [["volume"]]
+    unlink = type(series).unlink
+    monkeypatch.setattr(
+        type(series), "unlink", lambda path, **options: (order.append(path), unlink(path, **options))
+    )
+    take_back(series)
+    assert order[0] == series / "zarr.json"
+    left = sorted(path.relative_to(series).as_posix() for path in series.rglob("*") if path.is_file())
+    assert left == ["labels/mine/zarr.json", "notes.txt"]
 
 
 def test_a_series_that_did_not_fit_takes_no_space(tmp_path, monkeypatch):
@@ -124,5 +132,5 @@ def test_a_series_that_did_not_fit_takes_no_space(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match="make room"):
-        publish(keys, "P1/0001-a", encoded())
-    assert not (tmp_path / "s.zarr" / "P1" / "0001-a").exists()
+        publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
+    assert not (tmp_path / "s.zarr" / "P1" / "0001-aaaaaaaaaaaaaaaa").exists()

@@ -89,6 +89,8 @@ def test_plain_zarr_reads_the_same_floats(tmp_path: Path) -> None:
     assert stored.metadata.dimension_names == ("z", "y", "x")  # type: ignore[union-attr]
     found = json.loads(json.dumps(dict(group.attrs)))
     assert len(found["ct_etl"].pop("provenance").pop("entry_digest")) == 64
+    source_arrays = ["source/sop_instance_uid", "source/position_mm", "source/instance_number"]
+    assert found["ct_etl"].pop("arrays") == ["volume", "hu_histogram", *source_arrays]
     assert found == ATTRIBUTES
 
 

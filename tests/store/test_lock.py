@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -189,7 +190,7 @@ def test_a_held_lock_stays_fresh(tmp_path, monkeypatch):
 def test_the_lock_names_this_process(tmp_path):
     with StoreLock(str(tmp_path / "s.zarr")):
         written = json.loads((tmp_path / ".s.zarr.lock.1").read_text())
-        assert written == {"host": socket.gethostname(), "pid": os.getpid()}
+        assert written == {"host": socket.gethostname(), "pid": os.getpid(), "user": getpass.getuser()}
 
 
 @pytest.mark.slow

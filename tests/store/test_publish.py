@@ -102,7 +102,7 @@ def test_another_format_version_is_refused(keys, path):
     described = root(path)
     described["attributes"]["ct_etl"]["format_version"] = "2.0"
     (path / "zarr.json").write_text(json.dumps(described))
-    with pytest.raises(StoreConflictError, match=r"2\.0.*1\.0"):
+    with pytest.raises(StoreConflictError, match=r"2\.0.*1\.1"):
         check_root(keys, RECIPE, overwrite=False)
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_store_of_ours_is_refused_and_left_alone(path, overwrite):
 
 
 def test_overwrite_takes_the_old_store_away_whole(keys, path):
-    publish(keys, "P1/0001-a", encoded())
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
     prepare_root(keys, {**RECIPE, "center": 0.0}, overwrite=True)
     assert [p.name for p in path.iterdir()] == ["zarr.json"]
     assert root(path)["attributes"]["ct_etl"]["config"]["center"] == 0
@@ -136,8 +136,8 @@ def test_the_metadata_of_a_series_is_its_last_key(keys, path, monkeypatch):
         whole(target, content)
 
     monkeypatch.setattr(etl.store.durable, "write_durably", listed)
-    publish(keys, "P1/0001-a", encoded())
-    assert written[-1] == "P1/0001-a/zarr.json"
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
+    assert written[-1] == "P1/0001-aaaaaaaaaaaaaaaa/zarr.json"
     chunks = [i for i, key in enumerate(written) if "/volume/c/" in key]
     source = [i for i, key in enumerate(written) if "/source/" in key and not key.endswith("zarr.json")]
     metadata = [i for i, key in enumerate(written) if key.endswith("zarr.json")]
@@ -146,7 +146,7 @@ def test_the_metadata_of_a_series_is_its_last_key(keys, path, monkeypatch):
 
 
 def test_publishing_gives_the_bytes_written(keys, path):
-    written = publish(keys, "P1/0001-a", encoded())
+    written = publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
     assert written == sum(p.stat().st_size for p in (path / "P1").rglob("*") if p.is_file())
 
 
@@ -155,32 +155,34 @@ def test_a_series_whose_writing_broke_off_is_not_published(keys, path, dying_aft
     for count in range(whole):
         dying_after(count)
         with pytest.raises(OSError, match="power failure"):
-            publish(keys, "P1/0001-a", encoded())
-        assert published(keys, "P1/0001-a") is None
-        assert not (path / "P1" / "0001-a" / "zarr.json").exists()
+            publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
+        assert published(keys, "P1/0001-aaaaaaaaaaaaaaaa") is None
+        assert not (path / "P1" / "0001-aaaaaaaaaaaaaaaa" / "zarr.json").exists()
 
 
 def test_a_series_that_is_written_anew_is_never_half_old_and_half_new(keys, path, monkeypatch, dying_after):
-    publish(keys, "P1/0001-a", encoded(0.5))
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded(0.5))
     dying_after(2)
     with pytest.raises(OSError, match="power failure"):
-        publish(keys, "P1/0001-a", encoded(0.25))
-    assert published(keys, "P1/0001-a") is None
+        publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded(0.25))
+    assert published(keys, "P1/0001-aaaaaaaaaaaaaaaa") is None
     monkeypatch.undo()
-    publish(keys, "P1/0001-a", encoded(0.25))
-    assert (zarr.open_group(path, mode="r", use_consolidated=False)["P1/0001-a/volume"][:] == 0.25).all()
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded(0.25))
+    assert (
+        zarr.open_group(path, mode="r", use_consolidated=False)["P1/0001-aaaaaaaaaaaaaaaa/volume"][:] == 0.25
+    ).all()
 
 
 def test_finish_writes_patients_fingerprint_and_consolidated_metadata(keys, path):
-    publish(keys, "P1/0001-a", encoded(hu=40))
-    publish(keys, "P1/0002-b", encoded(hu=60))
-    publish(keys, "P-_.2/0001-c", encoded(patient_id="Päivi", hu=50))
-    found, _ = finish_store(keys, RECIPE, {"P1": "0002-b"})
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded(hu=40))
+    publish(keys, "P1/0002-bbbbbbbbbbbbbbbb", encoded(hu=60))
+    publish(keys, "P-_.2/0001-cccccccccccccccc", encoded(patient_id="Päivi", hu=50))
+    found, _ = finish_store(keys, RECIPE, {"P1": "0002-bbbbbbbbbbbbbbbb"})
     assert (found["volumes"], found["voxels"], found["mean_hu"]) == (3, 180, 50)
     group = zarr.open_group(path, mode="r")
     assert group.attrs["ct_etl"]["fingerprint"] == found
-    assert group["P1"].attrs["ct_etl"] == {"patient_id": "P1", "default_series": "0002-b"}
-    assert group["P-_.2"].attrs["ct_etl"] == {"patient_id": "Päivi", "default_series": "0001-c"}
+    assert group["P1"].attrs["ct_etl"] == {"patient_id": "P1", "default_series": "0002-bbbbbbbbbbbbbbbb"}
+    assert group["P-_.2"].attrs["ct_etl"] == {"patient_id": "Päivi", "default_series": "0001-cccccccccccccccc"}
     listed = root(path)["consolidated_metadata"]["metadata"]
     assert set(listed) == {
         p.parent.relative_to(path).as_posix() for p in path.rglob("zarr.json") if p.parent != path
@@ -188,39 +190,39 @@ def test_finish_writes_patients_fingerprint_and_consolidated_metadata(keys, path
 
 
 def test_finish_passes_over_what_a_crash_left(keys, path, dying_after, monkeypatch):
-    publish(keys, "P1/0001-a", encoded())
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
     dying_after(3)
     for patient in ("P1", "P2"):
         with pytest.raises(OSError, match="power failure"):
-            publish(keys, f"{patient}/0009-z", encoded(patient_id=patient))
+            publish(keys, f"{patient}/0009-9999999999999999", encoded(patient_id=patient))
     monkeypatch.undo()
     found, _ = finish_store(keys, RECIPE, {})
     assert found["volumes"] == 1
     group = zarr.open_group(path, mode="r")
     assert list(dict(group.groups())) == ["P1"]
-    assert list(dict(group["P1"].groups())) == ["0001-a"]
+    assert list(dict(group["P1"].groups())) == ["0001-aaaaaaaaaaaaaaaa"]
 
 
 def test_finish_again_touches_no_file(keys, path, stamps):
-    publish(keys, "P1/0001-a", encoded())
-    first = finish_store(keys, RECIPE, {"P1": "0001-a"})
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
+    first = finish_store(keys, RECIPE, {"P1": "0001-aaaaaaaaaaaaaaaa"})
     before = stamps(path)
-    assert finish_store(LocalKeys(str(path)), RECIPE, {"P1": "0001-a"}) == first
+    assert finish_store(LocalKeys(str(path)), RECIPE, {"P1": "0001-aaaaaaaaaaaaaaaa"}) == first
     assert stamps(path) == before
 
 
 def test_a_patient_keeps_its_default_where_a_run_names_none(keys, path):
-    for key in ("0001-a", "0002-b"):
+    for key in ("0001-aaaaaaaaaaaaaaaa", "0002-bbbbbbbbbbbbbbbb"):
         publish(keys, f"P1/{key}", encoded())
-    finish_store(keys, RECIPE, {"P1": "0002-b"})
+    finish_store(keys, RECIPE, {"P1": "0002-bbbbbbbbbbbbbbbb"})
     finish_store(keys, RECIPE, {})
-    assert zarr.open_group(path, mode="r")["P1"].attrs["ct_etl"]["default_series"] == "0002-b"
+    assert zarr.open_group(path, mode="r")["P1"].attrs["ct_etl"]["default_series"] == "0002-bbbbbbbbbbbbbbbb"
 
 
 def test_a_default_that_is_not_in_the_store_is_not_named(keys, path):
-    publish(keys, "P1/0001-a", encoded())
-    finish_store(keys, RECIPE, {"P1": "0002-b"})
-    assert zarr.open_group(path, mode="r")["P1"].attrs["ct_etl"]["default_series"] == "0001-a"
+    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded())
+    finish_store(keys, RECIPE, {"P1": "0002-bbbbbbbbbbbbbbbb"})
+    assert zarr.open_group(path, mode="r")["P1"].attrs["ct_etl"]["default_series"] == "0001-aaaaaaaaaaaaaaaa"
 
 
 def test_an_empty_store_can_be_finished_and_opened(keys, path):
@@ -229,7 +231,7 @@ def test_an_empty_store_can_be_finished_and_opened(keys, path):
 
 
 def test_the_store_does_not_depend_on_the_order_of_publishing(tmp_path, contents):
-    series = [("P1", "0001-a"), ("P1", "0002-b"), ("P2", "0001-c")]
+    series = [("P1", "0001-aaaaaaaaaaaaaaaa"), ("P1", "0002-bbbbbbbbbbbbbbbb"), ("P2", "0001-cccccccccccccccc")]
     found = []
     for name, order in (("x", series), ("y", series[::-1])):
         keys = LocalKeys(str(tmp_path / name))

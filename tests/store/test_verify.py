@@ -169,7 +169,7 @@ def test_no_flipped_bit_in_any_metadata_is_missed(store):
     "change",
     [
         lambda ours: ours["fingerprint"].update(mean_hu=ours["fingerprint"]["mean_hu"] + 1),
-        lambda ours: ours.update(format_version="1.1"),
+        lambda ours: ours.update(format_version="1.2"),
         lambda ours: ours["software"].update(numpy="0.1"),
         lambda ours: ours["config"].update(window=[-1000, 1999]),
         lambda ours: ours.pop("fingerprint"),

@@ -1,0 +1,123 @@
+"""What the files of each volume looked like when their pixels were last known to be those of the store.
+
+A file that looks untouched is trusted; one that does not is read, and its pixels compared by checksum alone. The
+record is a part of a run's, wherever its directory is; without one everything is compared once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from etl.entry import Entry
+from etl.plan.plan import SeriesTask
+from etl.run.ledger import read_run
+from etl.run.run_dir import runs_folder
+from etl.store.durable import write_durably
+
+RECORD_FIELD = "input_files"
+"""In ``run.json``."""
+POINTER_NAME = ".newest"
+# A file that was written as late as this may change again within the same tick of its time stamp.
+SETTLED_S = 2.0
+
+
+def read_record(store_path: str, run_dir: Path) -> dict[str, str]:
+    """Read what the newest record of a run into a store says of files, by node.
+
+    Parameters
+    ----------
+    store_path : str
+    run_dir : Path
+        Of the run that asks: it may have been that of the run before, too.
+
+    Returns
+    -------
+    dict
+        Digests as `files_digest` gives them; empty where no record can be read.
+    """
+    for folder in (run_dir, *_run_dirs(Path(store_path))):
+        try:
+            _, totals = read_run(folder)
+        except (OSError, ValueError, RecursionError):
+            continue
+        found = (totals or {}).get(RECORD_FIELD)
+        if isinstance(found, dict) and (totals or {}).get("store") == store_path:
+            return {str(node): str(digest) for node, digest in found.items()}
+    return {}
+
+
+def update_record(
+    record: Mapping[str, str], tasks: Iterable[SeriesTask], entries: Iterable[Entry]
+) -> dict[str, str]:
+    """Give the record after a run: what it wrote or compared is known, what it failed at is not."""
+    known = {entry.node for entry in entries if entry.outcome in {"written", "unchanged"}}
+    updated = dict(record)
+    for task in tasks:
+        node = task.entry.node
+        digest = files_digest(task) if node in known else None
+        if digest is None:
+            updated.pop(node, None)
+        else:
+            updated[node] = digest
+    return updated
+
+
+def leave_pointer(store_path: str, run_dir: Path) -> None:
+    """Say beside the store where the newest run has its directory, if that is elsewhere.
+
+    Raises
+    ------
+    DiskFullError
+    OSError
+    """
+    runs = runs_folder(Path(store_path))
+    if run_dir.resolve().parent == runs.resolve():
+        (runs / POINTER_NAME).unlink(missing_ok=True)
+    else:
+        write_durably(runs / POINTER_NAME, os.fsencode(run_dir.resolve()))
+
+
+def _run_dirs(store: Path) -> Iterator[Path]:
+    """Give the directories of runs into a store, the newest first."""
+    runs = runs_folder(store)
+    with suppress(OSError):
+        yield Path(os.fsdecode((runs / POINTER_NAME).read_bytes()))
+    with suppress(OSError):
+        yield from sorted((entry for entry in runs.iterdir() if entry.is_dir()), reverse=True)
+
+
+def is_trusted(task: SeriesTask, record: Mapping[str, str]) -> bool:
+    """Whether all files of a task look as they did when its volume was last known to be theirs."""
+    digest = files_digest(task)
+    return digest is not None and digest == record.get(task.entry.node)
+
+
+def files_digest(task: SeriesTask) -> str | None:
+    """Give the SHA-256 of names, sizes, times and inodes of the files of a task, as they were scanned.
+
+    Returns
+    -------
+    str or None
+        None where a file is too new to be trusted.
+    """
+    slices = task.stack.slices
+    newest_ns = time.time_ns() - int(SETTLED_S * 1e9)
+    if max(int(slices.modified_ns.max()), int(slices.changed_ns.max())) > newest_ns:
+        return None
+    rows = zip(
+        slices.locations,
+        slices.file_bytes.tolist(),
+        slices.modified_ns.tolist(),
+        slices.changed_ns.tolist(),
+        slices.inode.tolist(),
+        strict=True,
+    )
+    digest = hashlib.sha256()
+    for location, *state in sorted(rows):
+        digest.update(repr((location.container, location.member, *state)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

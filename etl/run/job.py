@@ -1,0 +1,76 @@
+"""What a run is asked to do, looked at before any work; and its scan."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etl.config import Config
+from etl.dicom.sources import find_sources
+from etl.run.rerun import input_digest
+from etl.run.run_dir import check_run_dir, new_run_dir
+from etl.scan.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key
+from etl.scan.inputs import scan_inputs
+from etl.scan.scan import Limits, ScanResult
+from etl.store.keys import Keys, open_keys, resolve_store
+from etl.store.root import check_root
+from etl.workers.pool import Pool
+from etl.workers.progress import say
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run whose inputs, store and options have been looked at; nothing is written yet."""
+
+    inputs: tuple[str, ...]
+    keys: Keys
+    config: Config
+    pseudonyms: Pseudonyms | None
+    recipe: Mapping[str, Any]
+    store_exists: bool
+    input_digest: str | None
+    run_dir: Path
+    start: float
+
+
+def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
+    """Check everything that can be checked before any work; nothing is written.
+
+    Raises
+    ------
+    UsageError
+        The inputs, the store or the options cannot be used as given.
+    """
+    start = time.monotonic()
+    # Workers have working folders of their own.
+    inputs, store_path = (
+        [os.path.abspath(os.path.expanduser(given)) for given in inputs],
+        resolve_store(store_path),
+    )
+    pseudonyms = Pseudonyms(read_key(config.deidentify)) if config.deidentify else None
+    recipe = config.recipe(key_digest=pseudonyms.key_digest if pseudonyms else None)
+    keys = open_keys(store_path)
+    store_exists = check_root(keys, recipe, overwrite=config.overwrite) is not None
+    sources = find_sources(inputs)
+    state = None if pseudonyms else input_digest(sources, config)
+    run_dir = new_run_dir(store_path, config)
+    check_run_dir(run_dir, Path(store_path))
+    if config.deidentify_map is not None:
+        check_mapping(Path(config.deidentify_map), Path(store_path))
+    return Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, start)
+
+
+def scan_job(job: Job, pool: Pool) -> ScanResult:
+    """Scan the inputs of a job; identifiers are replaced where that is asked for."""
+    config = job.config
+    limits = Limits(file_bytes=config.max_file_mb << 20, header_limit_s=config.time_limit_s)
+    scan = scan_inputs(job.inputs, pool, limits=limits, quiet=config.quiet)
+    if job.pseudonyms is not None:
+        scan = deidentify_scan(scan, job.pseudonyms)
+    if not scan.stacks and not scan.unreadable:
+        say(f"no DICOM found among {scan.files} files of the input", quiet=config.quiet)
+    return scan
