@@ -6,6 +6,7 @@ point has in *that* slice (PS3.3 C.7.6.2.1.1), then linear between the two slice
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
