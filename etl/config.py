@@ -138,6 +138,8 @@ class Config:
         return build_config({}, {**given, **others})
 
 
+# What a run refuses by size or time; they decide no byte of what is written.
+LIMITS = ("max_file_mb", "max_volume_mb", "time_limit_s")
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(Config)}
 
 

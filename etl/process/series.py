@@ -9,22 +9,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from etl.codes import FailureCode
 from etl.config import Config
 from etl.entry import Entry
-from etl.errors import DiskFullError, SeriesError
+from etl.errors import DiskFullError, SeriesError, StoreError
 from etl.plan.plan import SeriesTask
 from etl.process.attributes import series_attributes
 from etl.process.read_hu import convert_task
+from etl.process.source_arrays import source_arrays
 from etl.report.montage import Montage, candidate_planes, draw_montage
-from etl.store.encoding import encode_series, uid_array
+from etl.store.encoding import encode_series
 from etl.store.keys import open_keys
-from etl.store.layout import FRAME_NUMBER, INSTANCE_NUMBER, PIXEL_CRC32, POSITION_MM, SOP_INSTANCE_UID
 from etl.store.publish import publish
 from etl.volume.convert import Converted
 from etl.workers.time_limit import GivenUp, TimeLimit
@@ -67,6 +63,8 @@ def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) 
         )
     except DiskFullError as error:
         receipt = Receipt(task.entry.failed(FailureCode.INTERNAL_ERROR, str(error)), disk_is_full=True)
+    except StoreError as error:
+        receipt = Receipt(task.entry.failed(FailureCode.INTERNAL_ERROR, str(error)))
     except TimeoutError as error:
         receipt = Receipt(task.entry.failed(FailureCode.UNREADABLE, f"given up after time-limit-s: {error}"))
     except Exception as error:  # noqa: BLE001 - the one place: a run must outlive any series
@@ -86,29 +84,21 @@ def _kind(error: Exception) -> str:
 def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: GivenUp) -> Entry:
     converted, quality, pixel_crc32 = convert_task(task, config)
     entry = replace(task.entry, warnings=(*task.entry.warnings, *quality.warnings()))
-    slices = task.stack.slices
-    # The volume's axes grow to Superior, Posterior and Left; the source map follows its slice axis.
-    forward = np.argsort(converted.position_mm, kind="stable")
-    source: dict[str, NDArray[Any]] = {
-        SOP_INSTANCE_UID.name: uid_array(slices.sop_instance_uid[forward]),
-        POSITION_MM.name: converted.position_mm[forward],
-        INSTANCE_NUMBER.name: slices.instance_number[forward],
-        PIXEL_CRC32.name: pixel_crc32[forward],
-    }
-    if slices.frame.any():
-        source[FRAME_NUMBER.name] = slices.frame[forward] + 1
     keys = encode_series(
         volume=converted.volume,
         histogram=converted.histogram,
         validity=converted.validity,
-        source=source,
+        source=source_arrays(task, converted, pixel_crc32),
         attributes=series_attributes(task, entry, converted, quality, config),
         chunk=config.chunk,
     )
-    # A worker on another host may outlive the run that sent the task.
-    if abandoned.is_set() or not os.path.exists(lock_token):
-        raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
-    written = publish(open_keys(store_path), entry.node, keys)
+
+    def check() -> None:
+        # A thread that was given up, or a worker on another host, may outlive the run that sent the task.
+        if abandoned.is_set() or not os.path.exists(lock_token):
+            raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
+
+    written = publish(open_keys(store_path), entry.node, keys, check=check)
     if task.picture is not None:
         # Another host may not see the folder; the driver then draws from the store.
         with suppress(OSError):

@@ -67,6 +67,7 @@ class ProcessedRun:
     """What a run has done when its workers are through."""
 
     recipe: Mapping[str, Any]
+    limits: Mapping[str, Any]
     default_series: Mapping[str, str]
     """Series key that this run prefers, by Patient ID."""
     scan: ScanResult
@@ -119,6 +120,7 @@ def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
     totals = {
         **_totals(entries, run.scan, start, keys.path, run.run_dir),
         "config": run.recipe,
+        "limits": run.limits,
         "fingerprint": fingerprint,
         "interrupted": stopped is not None,
         "pending": run.pending,

@@ -15,7 +15,7 @@ from etl.store.keys import Keys
 from etl.store.publish import is_whole, published, stored_bytes
 
 # What a run sees of a store beside the volume; it is no property of the volume.
-_OF_THE_RUN = frozenset({WarningCode.SHARED_SERIES_UID})
+OF_THE_RUN = frozenset({WarningCode.SHARED_SERIES_UID})
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def compare_with_store(tasks: Iterable[SeriesTask], keys: Keys, record: Mapping[
 def as_unchanged(entry: Entry, attributes: Mapping[str, Any]) -> Entry:
     """Give the entry of a volume that stays as it is."""
     # What the pixels showed when they were read stands in the store only.
-    warnings = dict.fromkeys((*_warnings(attributes), *(code for code in entry.warnings if code in _OF_THE_RUN)))
+    warnings = dict.fromkeys((*_warnings(attributes), *(code for code in entry.warnings if code in OF_THE_RUN)))
     return replace(entry, outcome="unchanged", warnings=tuple(warnings))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from etl.codes import FailureCode
-from etl.config import Config
+from etl.config import LIMITS, Config
 from etl.entry import Entry
 from etl.errors import ClusterError, DiskFullError, StoreError, UsageError
 from etl.plan.plan import Plan, SeriesTask, make_plan
@@ -250,6 +250,7 @@ def _finish(job: Job, work: _Work) -> RunResult:
     receipts, pending = account_for_all(work.todo, work.receipts, job.keys)
     processed = ProcessedRun(
         recipe=job.recipe,
+        limits={name: getattr(job.config, name) for name in LIMITS},
         default_series=work.default_series,
         scan=work.scan,
         record=work.record,

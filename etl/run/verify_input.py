@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from etl.config import Config
+from etl.config import LIMITS, Config
 from etl.errors import SeriesError
-from etl.plan.plan import SeriesTask, make_plan
-from etl.process.read_hu import convert_task
+from etl.option_rules import MAX_MB
+from etl.plan.plan import make_plan
+from etl.run.differences import differences
+from etl.run.existing import match_store
+from etl.run.ledger import read_run
+from etl.run.run_dir import newest_run
 from etl.scan.deidentify import Pseudonyms, deidentify_scan
 from etl.scan.scan import ScanResult
 from etl.store.keys import open_keys
-from etl.store.layout import METADATA, SOP_INSTANCE_UID, VOLUME
+from etl.store.layout import METADATA, SOP_INSTANCE_UID
 from etl.store.metadata import parsed
 from etl.store.verify import Finding, ct_etl_attributes, read_array
 
@@ -50,27 +55,35 @@ def verify_against_input(
         if pseudonyms is None:
             return 0, findings
         scan = deidentify_scan(scan, pseudonyms)
-    config = Config.from_recipe(recipe, min_slices=2)
-    count = 0
+    config = Config.from_recipe(recipe, min_slices=2, **_limits_of_run(store_path))
     plan = make_plan(scan, config, key_digest=recipe.get("deidentify"))
     for entry in plan.settled:
-        prefix = entry.node
-        if entry.outcome == "failed" and keys.get(f"{prefix}/{METADATA}") is not None:
-            findings.append(Finding(prefix, f"cannot be derived from the input: {entry.reason}"))
-    for task in plan.tasks:
-        prefix = task.entry.node
-        if keys.get(f"{prefix}/{METADATA}") is None:
-            continue
-        count += 1
+        if entry.outcome == "failed" and keys.get(f"{entry.node}/{METADATA}") is not None:
+            findings.append(Finding(entry.node, f"cannot be derived from the input: {entry.reason}"))
+    tasks, _ = match_store(plan.tasks, keys, may_lose_slices=True)
+    tasks = [task for task in tasks if keys.get(f"{task.entry.node}/{METADATA}") is not None]
+    for task in tasks:
+        node = task.entry.node
+        findings += (Finding(other, f"the same series as {node}") for other in task.entry.related)
         try:
-            stored = read_array(store_path, f"{prefix}/{VOLUME.path}")
-        except Exception:  # noqa: BLE001 - as above
-            findings.append(Finding(prefix, "volume cannot be read", True))
-            continue
-        findings += [Finding(prefix, problem) for problem in _compare(task, config, stored)]
-    if count == 0:
+            findings += [Finding(node, problem, True) for problem in differences(task, config, store_path)]
+        except SeriesError as error:
+            findings.append(Finding(node, f"cannot be derived from the input: {error}"))
+        except Exception:  # noqa: BLE001 - zarr and its codecs raise whatever damaged bytes provoke
+            findings.append(Finding(node, "cannot be read", True))
+    if not tasks:
         findings.append(Finding("", "none of the store's volumes was found in the input"))
-    return count, findings
+    return len(tasks), findings
+
+
+def _limits_of_run(store_path: str) -> dict[str, Any]:
+    """Give the limits of the newest run into a store; the widest where there is no record of it."""
+    with suppress(OSError, ValueError):
+        _, totals = read_run(newest_run(Path(store_path)))
+        limits = (totals or {}).get("limits")
+        if isinstance(limits, dict):
+            return {name: limits[name] for name in LIMITS if name in limits}
+    return {"max_file_mb": MAX_MB, "max_volume_mb": MAX_MB}
 
 
 def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str]]:
@@ -97,17 +110,3 @@ def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str
             content += read_array(store.as_posix(), name).tobytes()
         for kind in sorted({kind for text, kind in wanted.items() if text in content}):
             yield name, f"{kind} of the input stands in it"
-
-
-def _compare(task: SeriesTask, config: Config, stored: Any) -> Iterator[str]:
-    try:
-        expected = convert_task(task, config)[0].volume
-    except SeriesError as error:
-        yield f"cannot be derived from the input: {error}"
-        return
-    if expected.shape != stored.shape:
-        yield f"shape {stored.shape} in the store, {expected.shape} from the input"
-        return
-    differing = int((expected != stored).sum())
-    if differing:
-        yield f"{differing} of {expected.size} values differ from the input's"

@@ -6,11 +6,11 @@ key of a series, and each key is put atomically.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import DiskFullError
+from etl.errors import EtlError
 from etl.store.keys import Keys
 from etl.store.layout import METADATA, arrays_of
 from etl.store.metadata import parsed
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
 
 
-def publish(keys: Keys, node: str, content: Mapping[str, Buffer]) -> int:
+def publish(
+    keys: Keys, node: str, content: Mapping[str, Buffer], *, check: Callable[[], None] = lambda: None
+) -> int:
     """Write the keys of a series in the order given, its metadata last.
 
     A volume that was published before is taken back first, so that its metadata never describes new chunks.
@@ -31,6 +33,8 @@ def publish(keys: Keys, node: str, content: Mapping[str, Buffer]) -> int:
         ``<patient key>/<series key>``.
     content : mapping of Buffer
         By key relative to the series, from `etl.store.encoding.encode_series`.
+    check : callable
+        Called before each key; it raises where nothing may be written any more.
 
     Returns
     -------
@@ -41,15 +45,17 @@ def publish(keys: Keys, node: str, content: Mapping[str, Buffer]) -> int:
     ------
     DiskFullError
     """
+    check()
     keys.take_back(node)
     try:
         for key, buffer in content.items():
+            check()
             if key == METADATA:
                 # After a power cut the metadata must not be there without the chunks it describes.
                 keys.settle((f"{node}/{other}" for other in content if other != METADATA), "")
             keys.put(f"{node}/{key}", buffer.as_buffer_like())
         keys.settle([f"{node}/{METADATA}"], node)
-    except (OSError, DiskFullError):
+    except (OSError, EtlError):
         # What is there of it would only take space from others.
         with suppress(OSError):
             keys.take_back(node)

@@ -56,10 +56,11 @@ def verify_store(store_path: str) -> tuple[int, list[Finding]]:
     inventory = take_inventory(store)
     findings = [Finding(path, "unfinished: it has no zarr.json", True) for path in inventory.unfinished]
     findings += [Finding(path, "half written by a run that was cut off", True) for path in inventory.partial]
+    config_digest = ct_etl_attributes(parsed(keys.get(METADATA)) or {}).get("config_digest")
     findings += [Finding(path, "not written by ct-etl; left alone") for path in inventory.foreign]
     for prefix in inventory.published:
         try:
-            findings += [Finding(prefix, problem, True) for problem in _check_series(store, prefix)]
+            findings += [Finding(prefix, problem, True) for problem in _check_series(store, prefix, config_digest)]
         except Exception as error:  # noqa: BLE001 - zarr and its codecs raise whatever damaged bytes provoke
             findings.append(Finding(prefix, f"cannot be read: {type(error).__name__}", True))
     findings += [Finding(path, problem) for path, problem in _check_upper(keys, inventory)]
@@ -85,7 +86,7 @@ def repair(store_path: str, findings: list[Finding]) -> list[str]:
     return removed
 
 
-def _check_series(store: Path, prefix: str) -> Iterator[str]:
+def _check_series(store: Path, prefix: str, config_digest: object) -> Iterator[str]:
     """Digest first: it covers every byte, so what it accepts need not be doubted piece by piece."""
     folder = store / prefix
     node: Any = parsed((folder / METADATA).read_bytes())
@@ -100,9 +101,13 @@ def _check_series(store: Path, prefix: str) -> Iterator[str]:
         for path in folder.rglob("*")
         if path.is_file() and path != folder / METADATA and is_own_key(path.relative_to(folder).as_posix())
     }
-    for name in (
-        key for array in ARRAYS if not array.is_optional for key in (array.metadata_key, array.chunk_key)
-    ):
+    wanted = arrays_of(attributes)
+    if wanted is None:
+        yield "it does not say which arrays it consists of"
+        wanted = tuple(array for array in ARRAYS if not array.is_optional)
+    if provenance.get("config_digest") != config_digest:
+        yield "it was made with another configuration than the store's"
+    for name in (key for array in wanted for key in (array.metadata_key, array.chunk_key)):
         if name not in keys:
             yield f"{name} is missing"
     if node != group(node["attributes"]):
@@ -131,6 +136,17 @@ def _check_upper(keys: Keys, inventory: Inventory) -> Iterator[tuple[str, str]]:
         is_known = f"{patient}/{found.get('default_series')}" in inventory.published
         if node != _group_of(found) or patient_key(str(found.get("patient_id"))) != patient or not is_known:
             yield patient, "its Patient ID or default series is not what was written"
+        elif not _is_best(keys, patient, str(found["default_series"]), inventory):
+            yield patient, "another of its series suits better as the default"
+
+
+def _is_best(keys: Keys, patient: str, default: str, inventory: Inventory) -> bool:
+    """Whether no series of a patient has more points than the default one."""
+    points = {}
+    for node in (node for node in inventory.published if node.startswith(f"{patient}/")):
+        quality = ct_etl_attributes(parsed(keys.get(f"{node}/{METADATA}")) or {}).get("qc")
+        points[node] = quality.get("default_series_points", 0) if isinstance(quality, dict) else 0
+    return bool(points[f"{patient}/{default}"] == max(points.values()))
 
 
 def _check_consolidated(keys: Keys, inventory: Inventory, consolidated: Any) -> Iterator[tuple[str, str]]:
