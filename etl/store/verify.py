@@ -16,7 +16,7 @@ from etl.errors import StoreError
 from etl.store.encoding import entry_digest
 from etl.store.inventory import Inventory, take_inventory
 from etl.store.keys import Keys, open_keys
-from etl.store.layout import ARRAYS, METADATA, VOLUME, is_own_key
+from etl.store.layout import ARRAYS, METADATA, VOLUME, arrays_of, is_own_key
 from etl.store.local_folder import take_back
 from etl.store.metadata import group, parsed
 from etl.store.node_names import patient_key
