@@ -35,8 +35,8 @@ HOMES = {
     "PIL": {"report.montage"},
     "click": {"cli"},
     # `stored_volume` imports it where `Volume.dask` is called.
-    "dask": {"workers.dask_pool", "read.stored_volume"},
-    "distributed": {"workers.dask_pool"},
+    "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume"},
+    "distributed": {"workers.dask_pool", "workers.local_cluster"},
     "imagecodecs": {"dicom.pixels"},
     "isal": {"dicom"},
     "jinja2": {"report.page"},
@@ -45,6 +45,8 @@ HOMES = {
     "rich": {"workers.progress", "run.tables"},
     # `validity` fills padding by its distance transform.
     "scipy": {"volume.resample", "volume.validity"},
+    # Dask's web server.
+    "tornado": {"workers.local_cluster"},
     "torch": {"training"},
     "zarr": {"store", "read"},
 }

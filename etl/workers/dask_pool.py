@@ -1,14 +1,11 @@
-"""The only place that knows Dask: a pool of its workers.
+"""A pool of Dask's workers; only this module and `local_cluster` know Dask.
 
 Loaded only where a run has workers: it takes as long as all else that a run in one process loads.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import signal
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import dask
-from distributed import CancelledError, Client, LocalCluster, as_completed
+from distributed import CancelledError, Client, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker, NoWorkerError
 from distributed.system import MEMORY_LIMIT
@@ -24,6 +21,7 @@ from distributed.versions import VersionMismatchWarning
 
 from etl.errors import ClusterError, UsageError
 from etl.software import SOFTWARE, refuse_other_versions
+from etl.workers.local_cluster import local_cluster
 from etl.workers.quiet_libraries import quiet_libraries
 
 Item = TypeVar("Item")
@@ -37,7 +35,6 @@ BATCHES_PER_WORKER = 32
 MEMORY_SHARE = 0.8
 MEMORY_RESOURCE = "MEMORY"
 CONNECT_TIMEOUT_S = 10
-BLAS_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SETTINGS = {
     # What kills its worker is tried once more, but alone, when all else is done: see Pool.map.
     "distributed.scheduler.allowed-failures": 0,
@@ -45,22 +42,6 @@ SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.comm.retry.count": 3,
     "distributed.admin.system-monitor.gil.enabled": False,
-}
-LOCAL_SETTINGS = {
-    **SETTINGS,
-    "distributed.worker.preload": ["etl.workers.preload"],
-    # A receipt may still lie in a worker that was killed; with 30 s a try and three more the run stood still for
-    # 97 s. The kernel answers for a process that is alive but busy, so a short wait blames nobody wrongly.
-    "distributed.comm.retry.count": 0,
-    "distributed.comm.timeouts.connect": "2s",
-    # Without Dask's MALLOC_TRIM_THRESHOLD_: setting it stops glibc from learning that arrays of a megabyte come
-    # and go, and each slice then costs 250 page faults, 0.3 s of CPU a series.
-    "distributed.nanny.pre-spawn-environ": dict.fromkeys(BLAS_THREADS, 1),
-    # Each process of Dask's looks 50 times a second whether it still answers, and twice how the machine is: 4 % of
-    # a core for the driver. A worker looks 100 times a second where its task is.
-    "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "2s",
-    "distributed.worker.profile.enabled": False,
 }
 
 
@@ -221,7 +202,7 @@ def submitted_to(scheduler: str) -> Iterator[DaskPool]:
 
 @contextmanager
 def local_processes(workers: int | Literal["auto"]) -> Iterator[DaskPool]:
-    """Start processes with one thread each, and end them afterwards.
+    """Start processes with one thread each, and end them afterwards: see `etl.workers.local_cluster`.
 
     Parameters
     ----------
@@ -234,44 +215,12 @@ def local_processes(workers: int | Literal["auto"]) -> Iterator[DaskPool]:
         They do not start.
     """
     with (
-        dask.config.set(LOCAL_SETTINGS),
+        dask.config.set(SETTINGS),
         quiet_libraries(),
-        _start_local(workers) as cluster,
+        local_cluster(workers) as cluster,
         Client(cluster, timeout="60s") as client,
     ):
         yield DaskPool(client, is_local=True)
-
-
-def _start_local(workers: int | Literal["auto"]) -> LocalCluster:
-    # Ctrl-C on a terminal reaches every process of the group; workers are ended by this one. They inherit
-    # that they ignore it, so that none of them dies with a traceback while it starts.
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
-    try:
-        return _new_cluster(max(1, int(dask.system.CPU_COUNT)) if workers == "auto" else workers)
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
-
-
-def _new_cluster(workers: int, attempts: int = 3) -> LocalCluster:
-    try:
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            # Dask listens on the machine's outer address unless told.
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            # Large arrays are the work itself; spilling or pausing at a share of memory would only stall it.
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        )
-    except RuntimeError as error:
-        # A worker that dies while it starts takes the cluster with it.
-        if attempts == 1:
-            raise ClusterError(f"the worker processes do not start: {error}") from error
-        return _new_cluster(workers, attempts - 1)
 
 
 @contextmanager

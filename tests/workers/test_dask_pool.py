@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 import etl.workers.dask_pool
+import etl.workers.local_cluster
 from etl.config import build_config, load_preset
 from etl.dicom.sources import find_sources
 from etl.entry import Entry
@@ -71,7 +72,7 @@ def environment(_):
 def test_workers_have_one_blas_thread_and_an_allocator_that_may_learn(pool):
     # Dask's trim threshold, wherever it is set, tripled the time that workers spend in the kernel.
     [(_, found)] = pool.map(environment, [None], share=lambda _: 1.0, memory_bytes=lambda _: 0)
-    assert {found[name] for name in etl.workers.dask_pool.BLAS_THREADS} == {"1"}
+    assert {found[name] for name in etl.workers.local_cluster.BLAS_THREADS} == {"1"}
     assert "MALLOC_TRIM_THRESHOLD_" not in found
 
 
