@@ -142,7 +142,7 @@ clean:
 		*) if [ -e '$(VENV)/pyvenv.cfg' ] || [ -e '$(INCOMPLETE)' ]; then rm -rf '$(VENV)'; fi; rm -rf '$(VENV).old' ;; \
 	esac
 	@if [ -e '$(PEERS)/pyvenv.cfg' ]; then rm -rf '$(PEERS)'; fi
-	rm -rf demo/dicom demo/.dicom.partial demo/store.zarr demo/store.runs
+	rm -rf demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
 	@if [ -d demo ] && [ ! -L demo ]; then rmdir demo 2>/dev/null || echo 'demo/ holds more than the demo; the rest is left alone' >&2; fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

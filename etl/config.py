@@ -101,7 +101,7 @@ class Config:
     replace: bool = _option(False, rules.FLAG, "Let a series lose slices that the store has.")
     dry_run: bool = _option(False, rules.FLAG, "Show what would be done; write nothing.", in_result=False)
     run_dir: str | None = _option(
-        None, rules.PATH, "Folder for ledger and report.  [STORE's stem.runs/TIME]", "DIR", in_result=False
+        None, rules.PATH, "Folder for ledger and report.  [STORE.runs/TIME]", "DIR", in_result=False
     )
     json: bool = _option(False, rules.FLAG, "Print one JSON object.", in_result=False)
     quiet: bool = _option(False, rules.FLAG, "No progress.", short="q", in_result=False)

@@ -437,8 +437,8 @@ def test_info_lists_every_volume(in_process, cohort_run):
 def test_report_is_written_again_beside_the_newest_run(in_process, cohort_run, tmp_path):
     store = tmp_path / "store.zarr"
     shutil.copytree(cohort_run.store, store)
-    runs = tmp_path / "store.runs"
-    shutil.copytree(cohort_run.store.parent / "store.runs", runs)
+    runs = tmp_path / "store.zarr.runs"
+    shutil.copytree(cohort_run.store.parent / "store.zarr.runs", runs)
     [run] = runs.iterdir()
     (run / "report.html").unlink()
     done = in_process("report", store)

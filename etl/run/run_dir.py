@@ -25,7 +25,7 @@ def new_run_dir(store_path: str, config: Config) -> Path:
 
 def runs_folder(store: Path) -> Path:
     """Give the folder that holds the run directories of a store."""
-    return store.with_name(f"{store.stem}.runs")
+    return store.with_name(f"{store.name}.runs")
 
 
 def check_run_dir(run_dir: Path, store: Path) -> None:

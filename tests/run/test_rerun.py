@@ -63,7 +63,7 @@ def test_finished_work_is_found_so_without_reading_a_header(in_process, work, sc
 
 def test_such_a_run_leaves_a_ledger_and_a_report_like_any_other(in_process, work):
     done = again(in_process, work)
-    runs = sorted((work / "s.runs").iterdir())
+    runs = sorted((work / "s.zarr.runs").iterdir())
     assert len(runs) == 2
     lines = [json.loads(line) for line in (runs[-1] / "ledger.jsonl").read_text().splitlines()]
     assert [line["outcome"] for line in lines] == ["unchanged", "unchanged"]
@@ -92,7 +92,7 @@ CHANGES = {
     "another root": lambda work: (work / "s.zarr" / "zarr.json").write_text(
         (work / "s.zarr" / "zarr.json").read_text().replace("mean_hu", "mean_of_hu")
     ),
-    "a lost record": lambda work: shutil.rmtree(work / "s.runs"),
+    "a lost record": lambda work: shutil.rmtree(work / "s.zarr.runs"),
 }
 
 
@@ -127,7 +127,7 @@ def test_files_that_are_too_new_prove_nothing(in_process, work, scans, monkeypat
 
 
 def test_a_damaged_record_is_no_obstacle(in_process, work, scans):
-    for path in (work / "s.runs").rglob("run.json"):
+    for path in (work / "s.zarr.runs").rglob("run.json"):
         path.write_text('{"input_digest": ')
     assert again(in_process, work).json["unchanged"] == 2
     assert scans == [1]

@@ -434,7 +434,7 @@ def test_nothing_that_names_a_person_or_place_reaches_store_ledger_or_report(in_
     small_series(tmp_path / "dicom", edit=tell)
     done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
     assert done.status == 0, done.why
-    for path in [*(tmp_path / "s.zarr").rglob("*"), *(tmp_path / "s.runs").rglob("*")]:
+    for path in [*(tmp_path / "s.zarr").rglob("*"), *(tmp_path / "s.zarr.runs").rglob("*")]:
         content = path.read_bytes() if path.is_file() else b""
         for secret in (b"SECRET", b"19631122", b"19991231", b"235959"):
             assert secret not in content, path
@@ -515,7 +515,7 @@ def test_overwrite_leaves_nothing_of_the_old_store(in_process, three_patients, t
     assert done.json["written"] == 1
     assert in_process("run", three_patients / "p0", tmp_path / "fresh.zarr", *other).status == 0
     assert contents(store) == contents(tmp_path / "fresh.zarr")
-    assert {p.name for p in tmp_path.iterdir()} == {"s.zarr", "s.runs", "fresh.zarr", "fresh.runs"}
+    assert {p.name for p in tmp_path.iterdir()} == {"s.zarr", "s.zarr.runs", "fresh.zarr", "fresh.zarr.runs"}
 
 
 # --- selection ------------------------------------------------------------------------------------------
@@ -561,7 +561,7 @@ def test_a_file_cut_off_in_its_header_is_a_failure_and_its_neighbors_are_written
 
 
 def test_the_run_directory_lies_beside_the_store_and_is_named_for_the_time(cohort_run):
-    [run] = (path for path in (cohort_run.store.parent / "store.runs").iterdir() if path.is_dir())
+    [run] = (path for path in (cohort_run.store.parent / "store.zarr.runs").iterdir() if path.is_dir())
     assert re.match(r"20\d{6}T\d{6}", run.name)
     assert {"ledger.jsonl", "run.json", "report.html"} <= {p.name for p in run.iterdir()}
     assert cohort_run.totals["run_dir"] == str(run)
@@ -579,7 +579,7 @@ def test_the_report_shows_the_volumes_of_the_store(in_process, one_patient, tmp_
 
     monkeypatch.setattr(Montage, "save", recorded)
     assert in_process("run", one_patient, tmp_path / "s.zarr", *QUICK).status == 0
-    [run] = (tmp_path / "s.runs").iterdir()
+    [run] = (tmp_path / "s.zarr.runs").iterdir()
     volumes = [volume for patient in open_store(tmp_path / "s.zarr").values() for volume in patient.values()]
     page = (run / "report.html").read_text()
     assert len(drawn) == len(volumes) > 0
@@ -590,14 +590,14 @@ def test_the_report_shows_the_volumes_of_the_store(in_process, one_patient, tmp_
 def test_each_run_has_a_directory_of_its_own(in_process, one_patient, tmp_path):
     for _ in range(2):
         assert in_process("run", one_patient, tmp_path / "s.zarr", *QUICK).status == 0
-    assert len([p for p in (tmp_path / "s.runs").iterdir() if p.is_dir()]) == 2
+    assert len([p for p in (tmp_path / "s.zarr.runs").iterdir() if p.is_dir()]) == 2
     assert in_process("run", one_patient, tmp_path / "s.zarr", *QUICK, "--run-dir", tmp_path / "mine").status == 0
     assert (tmp_path / "mine" / "ledger.jsonl").is_file()
-    assert len([p for p in (tmp_path / "s.runs").iterdir() if p.is_dir()]) == 2
+    assert len([p for p in (tmp_path / "s.zarr.runs").iterdir() if p.is_dir()]) == 2
 
 
 def test_the_ledger_has_one_line_a_stack_with_exactly_the_fields_of_the_contract(cohort_run):
-    [run] = (path for path in (cohort_run.store.parent / "store.runs").iterdir() if path.is_dir())
+    [run] = (path for path in (cohort_run.store.parent / "store.zarr.runs").iterdir() if path.is_dir())
     lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) == len(cohort_run.cohort.series)
     for line in lines:
@@ -621,7 +621,7 @@ def test_bytes_in_are_the_bytes_of_the_files(cohort_run, cohort_files):
 
 
 def test_run_json_holds_the_totals(cohort_run):
-    [run] = (path for path in (cohort_run.store.parent / "store.runs").iterdir() if path.is_dir())
+    [run] = (path for path in (cohort_run.store.parent / "store.zarr.runs").iterdir() if path.is_dir())
     totals = json.loads((run / "run.json").read_text("utf-8"))
     assert {k: totals[k] for k in ("scanned", "written", "unchanged", "excluded", "failed")} == {
         "scanned": 9,

@@ -25,7 +25,7 @@ TOTALS = {
     "failed": 0,
     "ignored_files": 2,
     "store": "/data/s.zarr",
-    "report": "/data/s.runs/x/report.html",
+    "report": "/data/s.zarr.runs/x/report.html",
 }
 
 
@@ -92,7 +92,7 @@ def test_print_run_shows_reasons_totals_and_places(capsys):
     assert "missing-rescale: slope absent in 3 of 30 slices" in printed
     assert "2 series: 1 written, 0 unchanged, 0 excluded, 1 failed" in printed
     assert "/data/s.zarr" in printed
-    assert "/data/s.runs/x/report.html" in printed
+    assert "/data/s.zarr.runs/x/report.html" in printed
 
 
 def test_of_many_series_those_are_shown_that_did_not_come_as_wanted(capsys):

@@ -113,7 +113,7 @@ def test_no_plain_identifier_is_anywhere_but_in_paths_and_the_mapping(finished):
     base, totals = finished
     plain = identifiers(base)
     assert len(plain) >= 20
-    places = [p for f in ("s.zarr", "s.runs") for p in (base / f).rglob("*") if p.is_file()]
+    places = [p for f in ("s.zarr", "s.zarr.runs") for p in (base / f).rglob("*") if p.is_file()]
     for path in places:
         text = path.read_bytes().decode("utf-8", "replace")
         unescaped = text.encode().decode("unicode_escape", "replace") if path.suffix in {".json", ".jsonl"} else ""
@@ -184,7 +184,7 @@ def test_a_key_that_is_not_there_is_refused(tmp_path):
 
 def test_the_key_is_nowhere(finished):
     base, _ = finished
-    for path in [p for f in ("s.zarr", "s.runs") for p in (base / f).rglob("*") if p.is_file()]:
+    for path in [p for f in ("s.zarr", "s.zarr.runs") for p in (base / f).rglob("*") if p.is_file()]:
         assert KEY not in path.read_bytes()
     assert KEY not in (base / "map.json").read_bytes()
 
@@ -291,7 +291,7 @@ def test_a_folder_that_stands_for_a_missing_patient_id_is_replaced_too(in_proces
     for path in (tmp_path / "s.zarr").rglob("*"):
         assert "JONES" not in str(path.relative_to(tmp_path))
         assert path.is_dir() or b"JONES" not in path.read_bytes()
-    for path in (tmp_path / "s.runs").rglob("*"):
+    for path in (tmp_path / "s.zarr.runs").rglob("*"):
         assert path.is_dir() or path.name == "run.json" or b"JONES" not in path.read_bytes(), path
 
 

@@ -198,7 +198,7 @@ def test_no_marker_is_in_the_store_as_it_is_read(finished):
 
 def test_no_marker_is_in_the_report(finished):
     base, _, kind = finished
-    [page] = (base / "s.runs").glob("*/report.html")
+    [page] = (base / "s.zarr.runs").glob("*/report.html")
     found = markers_in(page.read_bytes())
     # A file that cannot be read names no patient; its folder or zip stands in for one, but for de-identified runs.
     assert found <= ({"ZQFOLDER", "ZQZIP"} if kind == "plain" else set())
@@ -212,7 +212,7 @@ def test_no_marker_is_on_the_terminal(finished):
 
 def test_the_run_directory_holds_paths_and_nothing_else_of_it(finished):
     base, _, kind = finished
-    for path in sorted((base / "s.runs").rglob("*")):
+    for path in sorted((base / "s.zarr.runs").rglob("*")):
         if path.is_file() and path.suffix != ".html":
             found = markers_in(path.read_bytes())
             allowed = set(PLACES) if path.name == "run.json" or kind == "plain" else set()
@@ -222,7 +222,9 @@ def test_the_run_directory_holds_paths_and_nothing_else_of_it(finished):
 def test_every_way_to_fail_was_met(finished):
     """Else the tests above would hold for nothing."""
     base, _, _ = finished
-    lines = [json.loads(t) for p in (base / "s.runs").glob("*/ledger.jsonl") for t in p.read_text().splitlines()]
+    lines = [
+        json.loads(t) for p in (base / "s.zarr.runs").glob("*/ledger.jsonl") for t in p.read_text().splitlines()
+    ]
     reasons = {line["reason"] for line in lines}
     assert {
         "missing-rescale", "missing-geometry", "too-large", "too-few-slices", "localizer", "missing-slices",
@@ -256,7 +258,7 @@ def test_files_that_vanish_are_not_named_in_report_or_terminal(in_process, tmp_p
     assert done.status == 3, done.why
     assert "unreadable" in done.stdout
     assert markers_in(done.stdout + done.stderr) == set()
-    [page] = (tmp_path / "s.runs").glob("*/report.html")
+    [page] = (tmp_path / "s.zarr.runs").glob("*/report.html")
     assert markers_in(page.read_bytes()) == set()
 
 
@@ -268,6 +270,6 @@ def test_patient_ids_are_the_only_identifiers_in_a_plain_store(finished):
     else:
         assert all(name.startswith("p-") for name in patients)
         everything = b"".join(
-            p.read_bytes() for p in (base / "s.runs").rglob("*") if p.is_file() and p.name != "run.json"
+            p.read_bytes() for p in (base / "s.zarr.runs").rglob("*") if p.is_file() and p.name != "run.json"
         )
         assert b'"GOOD"' not in everything
