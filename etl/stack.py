@@ -234,6 +234,8 @@ class Stack:
         Copies of slices that were dropped; their pixels have to be the same.
     number : int
         1 for the first stack of a series, then 2, 3 …
+    dropped : tuple of str
+        Keywords of attributes on the allow-list whose value was not kept.
     """
 
     key: StackKey
@@ -248,6 +250,7 @@ class Stack:
     burned_in_annotation: bool = False
     copies: Slices | None = None
     number: int = 1
+    dropped: tuple[str, ...] = ()
 
     def with_slices(self, slices: Slices, *, number: int | None = None) -> Stack:
         """Give the same stack with other slices."""

@@ -7,9 +7,10 @@ serial numbers, private tags or free text.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
@@ -61,6 +62,18 @@ ALLOWED_KEYWORDS = (
     "XRayTubeCurrent",
 )
 MAX_TEXT_CHARACTERS = 64
+# A date or a number that somebody is known by is larger than what any of these attributes measures.
+MAX_NUMBER = 1e7
+# What a value of each VR is made of (DICOM PS3.5 6.2); longer texts than it allows are common and harm nobody.
+_FORMS = {
+    "AS": re.compile(r"\d{3}[DWMY]"),
+    "CS": re.compile(r"[A-Z0-9 _]{1,16}"),
+    "DS": re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([Ee][+-]?\d+)?"),
+    "IS": re.compile(r"[+-]?\d{1,12}"),
+    "LO": re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_TEXT_CHARACTERS}}}"),
+    "SH": re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_TEXT_CHARACTERS}}}"),
+}
+_NUMBERS = frozenset({"DS", "FD", "FL", "IS", "SL", "SS", "UL", "US"})
 _TEXT_NUMBERS = frozenset({"DS", "IS", "TM"})
 # Code strings, identifiers and ages are ASCII whatever Specific Character Set says (DICOM PS3.5 6.1.2.2).
 _ASCII_TEXT = frozenset({"AS", "CS", "UI"})
@@ -68,10 +81,35 @@ _ANY_TEXT = frozenset({"LO", "SH"})
 _ESCAPE = b"\x1b"
 
 
-def allowed_attributes(dataset: Dataset) -> dict[str, object]:
-    """Pick the attributes on the list, as plain JSON values by DICOM keyword."""
-    picked = {keyword: _plain(read_value(dataset, keyword)) for keyword in ALLOWED_KEYWORDS}
-    return {keyword: found for keyword, found in picked.items() if found not in (None, "", [])}
+class Allowed(NamedTuple):
+    """What of the list a file says, and what it says in a way that cannot be meant."""
+
+    values: dict[str, object]
+    """Plain JSON values by DICOM keyword."""
+    dropped: tuple[str, ...]
+    """Keywords whose value is none of their VR."""
+
+
+def allowed_attributes(dataset: Dataset) -> Allowed:
+    """Pick the attributes on the list whose values parse by their VR, whatever VR the file gives them."""
+    values: dict[str, object] = {}
+    dropped = []
+    for keyword in ALLOWED_KEYWORDS:
+        if not _is_filled(dataset, keyword):
+            continue
+        found = _plain(read_value(dataset, keyword), _dictionary(keyword)[1])
+        if found is None:
+            dropped.append(keyword)
+        elif found not in ("", []):
+            values[keyword] = found
+    return Allowed(values, tuple(dropped))
+
+
+def _is_filled(dataset: Dataset, keyword: str) -> bool:
+    element, raw, _ = _raw(dataset, keyword)
+    if raw is not None:
+        return bool(raw.strip(b"\0 "))
+    return element is not None and getattr(element, "value", None) not in (None, "", [])
 
 
 def read_value(dataset: Dataset, keyword: str) -> Any:
@@ -150,20 +188,26 @@ def read_int(dataset: Dataset, keyword: str, default: int) -> int:
     return int(found) if math.isfinite(found) and abs(found) < 2**31 else default
 
 
-def _plain(found: Any) -> object:
+def _plain(found: Any, vr: str) -> object:
+    """Give a value as plain JSON; None where it is none of the VR, empty where there is none."""
     if isinstance(found, Sequence) and not isinstance(found, str | bytes):
-        plain = [_plain(v) for v in found]
+        plain = [_plain(v, vr) for v in found]
         return plain if all(v is not None for v in plain) else None
     if isinstance(found, bool | bytes) or found is None:
         return None
-    if isinstance(found, int):
-        return int(found)
-    if isinstance(found, float):
-        return float(found) if math.isfinite(found) else None
-    try:
-        as_number = float(str(found))
-    except ValueError:
-        return str(found).replace("\0", "").strip()[:MAX_TEXT_CHARACTERS]
-    return (
-        as_number if math.isfinite(as_number) and not isinstance(found, str) else str(found)[:MAX_TEXT_CHARACTERS]
-    )
+    if vr in _NUMBERS:
+        return _plain_number(found, vr)
+    text = str(found).replace("\0", "").strip()
+    return text if not text or _FORMS[vr].fullmatch(text) else None
+
+
+def _plain_number(found: Any, vr: str) -> int | float | str | None:
+    if not isinstance(found, int | float):
+        text = str(found).replace("\0", "").strip()
+        if not text:
+            return ""
+        if vr not in _FORMS or _FORMS[vr].fullmatch(text) is None:
+            return None
+        found = int(text) if vr == "IS" else float(text)
+    plain = int(found) if isinstance(found, int) else float(found)
+    return plain if math.isfinite(plain) and abs(plain) < MAX_NUMBER else None

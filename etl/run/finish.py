@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -241,6 +242,7 @@ def _totals(
         **count_outcomes(entries),
         "files": scan.files,
         "ignored_files": scan.ignored_files,
+        "dropped_attributes": dict(sorted(Counter(k for stack in scan.stacks for k in stack.dropped).items())),
         "ignored_paths": [str(Path(*location)) for location in scan.ignored],
         "seconds": round(time.monotonic() - start, 3),
         "bytes_in": sum(entry.bytes_in for entry in entries if entry.outcome == "written"),

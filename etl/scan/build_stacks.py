@@ -36,6 +36,7 @@ def build_stack(rows: Sequence[SliceRecord]) -> Stack:
         if name not in {"locations", "format"}
     }
     first = rows[0].dataset
+    allowed = allowed_attributes(first)
     return Stack(
         key=common_key([row.key for row in rows]),
         slices=Slices(
@@ -44,7 +45,8 @@ def build_stack(rows: Sequence[SliceRecord]) -> Stack:
             **columns,
         ),
         formats=formats,
-        dicom=allowed_attributes(first),
+        dicom=allowed.values,
+        dropped=allowed.dropped,
         convolution_kernel=read_text(first, "ConvolutionKernel"),
         description=read_text(first, "SeriesDescription").lower(),
         image_type=read_text(first, "ImageType"),
@@ -69,6 +71,7 @@ def join_stacks(parts: Sequence[Stack]) -> Stack:
         slices=slices,
         formats=formats,
         dicom=first.dicom,
+        dropped=first.dropped,
         convolution_kernel=first.convolution_kernel,
         description=first.description,
         image_type=first.image_type,

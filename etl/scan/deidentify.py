@@ -19,14 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from etl.errors import UsageError
+from etl.errors import DiskFullError, UsageError
+from etl.scan.known_terms import is_defined_term, known_attributes
 from etl.scan.scan import ScanResult, Unreadable
 from etl.stack import Stack
+from etl.store.durable import write_durably
 
 MIN_KEY_BYTES = 16
+# A key that somebody made by random has 16 of 256 values at most once or twice; a file of zeros has one.
+MIN_DISTINCT_BYTES = 8
 OLDEST_AGE_YEARS = 89
-# Text that a person may have typed at the console. Kernel and manufacturer are set by the machine.
-FREE_TEXT_KEYWORDS = frozenset({"BodyPartExamined", "FilterType", "ScanOptions"})
+OTHER = "OTHER"
+"""Stands for a Modality or Rescale Type that nobody defined."""
 
 
 class Pseudonyms:
@@ -41,6 +45,11 @@ class Pseudonyms:
     def __init__(self, key: bytes) -> None:
         if len(key) < MIN_KEY_BYTES:
             raise UsageError(f"the key has {len(key)} bytes; at least {MIN_KEY_BYTES} are needed")
+        if _is_guessable(key):
+            raise UsageError(
+                f"the key has {len(set(key))} different bytes or repeats itself; whoever guesses it knows every "
+                "patient (make one with: head -c 32 /dev/urandom)"
+            )
         self._key = key
         self.patients: dict[str, str] = {}
         """Pseudonym by Patient ID, of all patients that were asked for."""
@@ -61,6 +70,12 @@ class Pseudonyms:
     def _hash(self, kind: str, value: str) -> str:
         message = f"{kind}\0{value}".encode("utf-8", "surrogateescape")
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()
+
+
+def _is_guessable(key: bytes) -> bool:
+    """Whether a key is made of few different bytes, or of a piece that is too short to be one."""
+    period = (key + key).index(key, 1)
+    return len(set(key)) < MIN_DISTINCT_BYTES or period < MIN_KEY_BYTES
 
 
 def read_key(path: str) -> bytes:
@@ -114,7 +129,7 @@ def capped_age(age: str) -> str:
 
 def _deidentify_stack(stack: Stack, pseudonyms: Pseudonyms) -> Stack:
     key, slices = stack.key, stack.slices
-    dicom = {k: v for k, v in stack.dicom.items() if k not in FREE_TEXT_KEYWORDS}
+    dicom, dropped = known_attributes(stack.dicom)
     if "PatientAge" in dicom:
         dicom["PatientAge"] = capped_age(str(dicom["PatientAge"]))
     return replace(
@@ -124,9 +139,13 @@ def _deidentify_stack(stack: Stack, pseudonyms: Pseudonyms) -> Stack:
             patient_id=pseudonyms.patient(key.patient_id),
             study_instance_uid=pseudonyms.uid(key.study_instance_uid),
             series_instance_uid=pseudonyms.uid(key.series_instance_uid),
+            # The ledger quotes them where they are not what they should be.
+            modality=key.modality if is_defined_term(key.modality) else OTHER,
+            rescale_type=key.rescale_type if is_defined_term(key.rescale_type) else OTHER,
         ),
         slices=replace(slices, sop_instance_uid=_uids(slices.sop_instance_uid.tolist(), pseudonyms)),
         dicom=dicom,
+        dropped=(*stack.dropped, *dropped),
     )
 
 
@@ -161,9 +180,7 @@ def write_mapping(path: Path, pseudonyms: Pseudonyms) -> None:
         known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         mapping = {**known, **{name: patient for patient, name in pseudonyms.patients.items()}}
         text = json.dumps(dict(sorted(mapping.items())), indent=2)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            os.fchmod(stream.fileno(), 0o600)
-            stream.write(text + "\n")
-    except (OSError, ValueError, TypeError) as error:
+        # Through a link too: the file that is there is the one that must survive.
+        write_durably(path.resolve(), f"{text}\n".encode("utf-8", "backslashreplace"), mode=0o600)
+    except (OSError, DiskFullError, ValueError, TypeError) as error:
         raise UsageError(f"mapping {str(path)!r} cannot be written: {type(error).__name__}") from error

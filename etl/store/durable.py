@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from etl.errors import DiskFullError
@@ -16,26 +17,33 @@ _PARTIAL = re.compile(r".*\.[0-9a-f]{32}\.partial")
 DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
-def write_durably(path: Path, content: bytes | bytearray | memoryview) -> None:
+def write_durably(path: Path, content: bytes | bytearray | memoryview, *, mode: int | None = None) -> None:
     """Write a file under another name, bring it to the disk, then give it its name.
 
     The name itself is on the disk once `flush_folders` has been there.
+
+    Parameters
+    ----------
+    path : Path
+    content : bytes-like
+    mode : int, optional
+        Of the file from its first byte on; as the process makes files where not given.
 
     Raises
     ------
     DiskFullError
     OSError
     """
-    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+    unnamed = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as stream:
+        with open(unnamed, "wb", opener=None if mode is None else partial(os.open, mode=mode)) as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        partial.replace(path)
+        unnamed.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        unnamed.unlink(missing_ok=True)
         if error.errno in DISK_IS_FULL:
             raise DiskFullError(f"the disk takes nothing more ({error.strerror}); make room, run again") from error
         raise
