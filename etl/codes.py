@@ -29,7 +29,14 @@ class WarningCode(_Code):
         "The files have no Patient ID. The name of their folder or zip stands in for it.",
     )
     GANTRY_TILT = "gantry-tilt", "The gantry was tilted, so slices are sheared. A grid in mm straightens this."
-    MISSING_SLICE = "missing-slice", "A slice is missing where the gap was small enough to be interpolated."
+    MISSING_SLICE = (
+        "missing-slice",
+        "A slice is missing, or slices are thinner than their distance. What lies in the gaps was interpolated.",
+    )
+    SLICES_LEFT_OUT = (
+        "slices-left-out",
+        "More slices name the same series, and could not become part of this volume or of another one.",
+    )
     IRREGULAR_SPACING = (
         "irregular-spacing",
         "The distance between slices varies. Values were taken at the true positions.",

@@ -16,6 +16,8 @@ from etl.volume.geometry import Layout
 
 # Far beyond any scanner, and within float32.
 MAX_RESCALE = 1e6
+# Protocols with gaps leave 10 or 20 mm, at most 30, between slices.
+MAX_PLANNED_GAP_MM = 30.0
 
 _PROGRAM_BYTES = 150 << 20
 
@@ -84,7 +86,10 @@ def check_complete(stack: Stack) -> None:
 
 
 def check_gaps(layout: Layout, max_gap_mm: float) -> None:
-    """Refuse a stack that lost slices over more than `max_gap_mm`.
+    """Refuse a stack that lost slices over more than `max_gap_mm`, or whose slices are no volume.
+
+    Thin slices far apart, all alike, are a protocol (1 mm every 10 mm in the lungs): they are written and told, up
+    to the widest that is planned.
 
     Raises
     ------
@@ -92,12 +97,19 @@ def check_gaps(layout: Layout, max_gap_mm: float) -> None:
         ``missing-slices``: with the numbers.
     """
     lost = layout.gaps_mm[layout.missing]
+    planned = layout.gaps_mm[layout.interpolated & ~layout.missing]
     if len(lost) and lost.max() > max_gap_mm:
-        usual = float(np.median(layout.gaps_mm[~layout.missing]))
+        others = layout.gaps_mm[~layout.missing]
+        usual = f"{np.median(others):.3f} mm is usual" if len(others) else "slices are too thin for any"
         raise SeriesError(
             FailureCode.MISSING_SLICES,
-            f"{len(lost)} gaps of up to {lost.max():.3f} mm where {usual:.3f} mm is usual; allowed is "
-            f"max-gap-mm {max_gap_mm}",
+            f"{len(lost)} gaps of up to {lost.max():.3f} mm where {usual}; allowed is max-gap-mm {max_gap_mm}",
+        )
+    if len(planned) and planned.max() > max(MAX_PLANNED_GAP_MM, max_gap_mm):
+        raise SeriesError(
+            FailureCode.MISSING_SLICES,
+            f"{len(planned)} gaps of up to {planned.max():.3f} mm between slices that do not reach across; "
+            f"allowed are {MAX_PLANNED_GAP_MM} mm, or max-gap-mm {max_gap_mm}",
         )
 
 
@@ -106,7 +118,7 @@ def layout_warnings(stack: Stack, layout: Layout) -> tuple[str, ...]:
     padding = stack.slices.padding[:, 0]
     found = {
         WarningCode.GANTRY_TILT: layout.gantry_tilt_deg != 0,
-        WarningCode.MISSING_SLICE: bool(layout.missing.any()),
+        WarningCode.MISSING_SLICE: bool(layout.interpolated.any()),
         WarningCode.IRREGULAR_SPACING: not layout.is_regular,
         WarningCode.SHIFTED_SLICES: not layout.is_even,
         WarningCode.MIXED_PADDING: len(np.unique(padding[np.isfinite(padding)])) + bool(np.isnan(padding).any())

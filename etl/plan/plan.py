@@ -26,6 +26,7 @@ from etl.plan.checks import (
 )
 from etl.plan.default_series import Fact, Score, load_rules, score
 from etl.plan.incomplete_series import find_incomplete
+from etl.plan.left_out import series_left_out
 from etl.plan.selection import exclusion_of
 from etl.plan.series_keys import keys_of
 from etl.plan.split_stacks import check_origin, check_repeats, separate
@@ -129,6 +130,8 @@ def make_plan(scan: ScanResult, config: Config, *, key_digest: str | None = None
             tasks.append(_task(stack, entry, config, digest))
         except SeriesError as error:
             settled.append(entry.failed(error.code, str(error)))
+    left_out = series_left_out(stacks, settled)
+    tasks = [_told(task) if task.stack.key.series_instance_uid in left_out else task for task in tasks]
     _refuse_shared_keys(tasks)
     defaults, scores = _default_series(tasks)
     tasks = [_with_score(task, defaults, scores) for task in tasks]
@@ -142,6 +145,11 @@ def make_plan(scan: ScanResult, config: Config, *, key_digest: str | None = None
         ]
         tasks = [task for task in tasks if defaults[task.entry.patient_id] == task.entry.series_key]
     return Plan(tuple(tasks), tuple(settled), defaults, tuple(stacks))
+
+
+def _told(task: SeriesTask) -> SeriesTask:
+    """Have a volume say that slices of its series are no part of it."""
+    return replace(task, entry=replace(task.entry, warnings=(*task.entry.warnings, WarningCode.SLICES_LEFT_OUT)))
 
 
 def _refuse_shared_keys(tasks: Sequence[SeriesTask]) -> None:
@@ -194,6 +202,7 @@ def _lay_out(stack: Stack) -> Layout:
         rows=key.rows,
         columns=key.columns,
         thickness_mm=stack.slices.thickness_mm,
+        instance_number=stack.slices.instance_number,
     )
 
 

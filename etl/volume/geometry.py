@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from etl.codes import FailureCode
 from etl.errors import SeriesError
+from etl.volume.gaps import find_missing, find_uncovered
 
 # Image Position is a decimal string: scanners print two to six decimals, so closer positions are the same one.
 SAME_POSITION_MM = 0.01
@@ -25,8 +26,6 @@ PIXEL_SPACING_MM = (1e-3, 100.0)
 # Two parts of a scan may meet anywhere, but only where they meet; slices are never planned so close.
 CLOSE_SHARE = 0.05
 CLOSE_MAX_SHARE = 0.4
-MISSING_GAP_RATIO = 1.5
-MISSING_RUN_RATIO = 2.5
 IRREGULAR_SHARE = 0.02
 IRREGULAR_MM = 0.011
 TILT_DEG = 0.1
@@ -55,6 +54,8 @@ class Layout:
         scanner's own Gantry/Detector Tilt (0018,1120) has on head-first supine scans.
     missing : (n - 1,) bool array
         The gap behind a slice is one that a lost slice left.
+    interpolated : (n - 1,) bool array
+        What lies in the gap was not measured: a slice is missing, or slices are too thin to reach across.
     """
 
     order: NDArray[np.intp]
@@ -66,6 +67,7 @@ class Layout:
     columns: int
     gantry_tilt_deg: float
     missing: NDArray[np.bool_]
+    interpolated: NDArray[np.bool_]
 
     @cached_property
     def gaps_mm(self) -> NDArray[np.float64]:
@@ -134,6 +136,7 @@ def lay_out(
     rows: int,
     columns: int,
     thickness_mm: NDArray[np.float64],
+    instance_number: NDArray[np.integer] | None = None,
 ) -> Layout:
     """Order the slices of a stack by where they are and describe the stack.
 
@@ -148,6 +151,8 @@ def lay_out(
     rows, columns : int
     thickness_mm : (n,) float64 array
         Slice Thickness (0018,0050); NaN where absent. Used only to tell a lost slice from a wide gap.
+    instance_number : (n,) int array, optional
+        Instance Number (0020,0013); used for the same.
 
     Raises
     ------
@@ -182,6 +187,7 @@ def lay_out(
             f"{doubled} of {len(order)} slices lie within {SAME_POSITION_MM} mm of the one before",
         )
     _refuse_close(gaps, thickness_mm)
+    missing = find_missing(gaps, thickness_mm[order], None if instance_number is None else instance_number[order])
     return Layout(
         order=order,
         axes=axes,
@@ -191,7 +197,8 @@ def lay_out(
         rows=rows,
         columns=columns,
         gantry_tilt_deg=_tilt_deg(offset_mm) if _line_residual_mm(offset_mm) <= EVEN_MM else 0.0,
-        missing=find_missing(gaps, thickness_mm[order]),
+        missing=missing,
+        interpolated=missing | find_uncovered(gaps, thickness_mm[order]),
     )
 
 
@@ -208,53 +215,6 @@ def _refuse_close(gaps_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64
             f"{close} of {len(gaps_mm)} gaps are below {CLOSE_SHARE * usual:.3f} mm where slices are {usual:.3f} "
             "mm thick or apart: several scans of one region that nothing tells apart",
         )
-
-
-def find_missing(gaps_mm: NDArray[np.float64], thickness_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which gaps were left by lost slices.
-
-    A gap is one if it is more than 1.5 times the Slice Thickness and the gaps on either side; two in a row count
-    together where there is a gap on both sides. Longer runs may be another part of the protocol, as in a head
-    with 4 mm at the base and 7 mm above, unless they leave more than 2.5 times the thickness and the stack's
-    usual gap.
-
-    Parameters
-    ----------
-    gaps_mm : (n - 1,) float64 array
-    thickness_mm : (n,) float64 array
-        NaN where absent; then only the neighbors tell.
-
-    Returns
-    -------
-    (n - 1,) bool array
-
-    Examples
-    --------
-    >>> find_missing(np.array([5.0, 5.0, 10.0, 5.0]), np.full(5, 5.0))
-    array([False, False,  True, False])
-    >>> find_missing(np.array([4.0, 4.0, 1.1, 7.0, 7.0, 7.0]), np.array([4.0, 4, 4, 7, 7, 7, 7])).any()
-    np.False_
-    """
-    missing = np.zeros(len(gaps_mm), bool)
-    if len(gaps_mm) < 2:
-        return missing
-    known = np.fmax(thickness_mm[:-1], thickness_mm[1:])
-    thickness = np.nan_to_num(known)
-    padded = np.concatenate([[-np.inf], gaps_mm, [-np.inf]])
-    missing |= gaps_mm > MISSING_GAP_RATIO * np.maximum(np.maximum(padded[:-2], padded[2:]), thickness)
-    for start in range(1, len(gaps_mm) - 2):
-        pair = slice(start, start + 2)
-        flanks = max(gaps_mm[start - 1], gaps_mm[start + 2])
-        missing[pair] |= bool((gaps_mm[pair] > MISSING_GAP_RATIO * np.maximum(flanks, thickness[pair])).all())
-    wide = np.maximum(thickness, _usual_gap_mm(gaps_mm))
-    missing |= np.isfinite(known) & (gaps_mm > MISSING_RUN_RATIO * wide)
-    return missing
-
-
-def _usual_gap_mm(gaps_mm: NDArray[np.float64]) -> float:
-    """Smallest gap that is no overlap of two parts of a scan and that the stack has more than once."""
-    candidates = np.sort(gaps_mm[gaps_mm >= 0.5 * np.median(gaps_mm)])
-    return float(candidates[min(1, len(candidates) - 1)])
 
 
 def _line_residual_mm(offset_mm: NDArray[np.float64]) -> float:

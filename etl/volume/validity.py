@@ -20,7 +20,7 @@ class ValidityMap:
     """Follows the slices of a stack to its grid and notes what was not measured.
 
     A voxel is 0 where a slice it is made of does not reach it or holds padding there, 2 where it lies between two
-    slices of which the one in between is lost, else 1.
+    slices of which the one in between is lost or that are too thin to reach across, else 1.
 
     Parameters
     ----------
@@ -123,11 +123,11 @@ def _nearest_measured(padded: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def _lost_planes(grid: Grid) -> NDArray[np.bool_]:
-    """Planes strictly between two slices that a lost one separates."""
+    """Planes strictly between two slices that a gap separates."""
     layout = grid.layout
     position = grid.first_mm[0] + grid.advance_mm[0, 0] * np.arange(grid.count[0])
     lost = np.zeros(grid.count[0], bool)
-    for gap in np.flatnonzero(layout.missing):
+    for gap in np.flatnonzero(layout.interpolated):
         low, high = layout.offset_mm[gap, 0], layout.offset_mm[gap + 1, 0]
         lost |= (position > low + 1e-3) & (position < high - 1e-3)
     return lost

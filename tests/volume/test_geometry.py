@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from etl.errors import SeriesError
-from etl.volume.geometry import Layout, find_missing, lay_out, slice_axes
+from etl.volume.gaps import find_missing
+from etl.volume.geometry import Layout, lay_out, slice_axes
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 NAN, INF = float("nan"), float("inf")

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import dask
 import psutil
 import pytest
 from distributed import LocalCluster
@@ -113,7 +114,9 @@ def attack(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_attack_succeeds_on_a_cluster_that_is_open(attack):
-    with LocalCluster(n_workers=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
+    options = {"n_workers": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    # Dask's own would stay in this process.
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": {}}), LocalCluster(**options) as cluster:
         found = attack(listening_ports())
         scheduler = urlsplit(cluster.scheduler_address).port
     assert {port for port, protocol, _ in found if protocol == "tcp"} >= {scheduler}
