@@ -47,7 +47,8 @@ class WarningCode(_Code):
     )
     MIXED_PADDING = (
         "mixed-padding",
-        "Slices mark pixels outside the scan with different values. All became air.",
+        "Slices mark pixels outside the scan with different values, or with one that tissue can have too. What "
+        "lies outside became air.",
     )
     DUPLICATES_DROPPED = (
         "duplicates-dropped",

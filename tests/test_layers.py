@@ -43,8 +43,8 @@ HOMES = {
     "numcodecs": {"store"},
     "pydicom": {"dicom", "scan", "phantom"},
     "rich": {"workers.progress", "run.tables"},
-    # `validity` fills padding by its distance transform.
-    "scipy": {"volume.resample", "volume.validity"},
+    # `validity` fills padding by its distance transform; `padding` tells connected areas.
+    "scipy": {"volume.padding", "volume.resample", "volume.validity"},
     # Dask's web server.
     "tornado": {"workers.local_cluster"},
     "torch": {"training"},

@@ -108,7 +108,8 @@ def allowed_attributes(dataset: Dataset) -> Allowed:
 def _is_filled(dataset: Dataset, keyword: str) -> bool:
     element, raw, _ = _raw(dataset, keyword)
     if raw is not None:
-        return bool(raw.strip(b"\0 "))
+        # Binary numbers may be all zeros.
+        return bool(raw.strip(b"\0 ") if _dictionary(keyword)[1] in _FORMS else raw)
     return element is not None and getattr(element, "value", None) not in (None, "", [])
 
 

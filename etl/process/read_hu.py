@@ -16,7 +16,8 @@ from etl.plan.plan import SeriesTask
 from etl.plan.repeats import copy_keys
 from etl.stack import PixelFormat, Stack
 from etl.volume.convert import Converted, convert
-from etl.volume.hounsfield import padding_mask, stored_values, to_hounsfield
+from etl.volume.hounsfield import padding_hu, padding_mask, stored_values, to_hounsfield
+from etl.volume.padding import may_be_tissue, outside_field
 from etl.volume.quality import Quality, find_plateau
 
 
@@ -58,13 +59,17 @@ def read_hounsfield(
         stored = _stored(raw, fmt)
         hu = to_hounsfield(stored, slope=slope, intercept=intercept)
         padded = _declared_padding(raw, stored, slices.padding[i], fmt)
+        values_hu = padding_hu(slices.padding[i], stored.dtype, slope=slope, intercept=intercept)
+        is_doubtful = padded is not None and may_be_tissue(values_hu)
+        if padded is not None and is_doubtful:
+            padded = outside_field(padded, hu, padding_hu=values_hu[0])
         plateau = find_plateau(stored, slope=slope, intercept=intercept) if padded is None else None
         if plateau is not None:
             padded = stored == plateau
         if padded is not None:
             # Mostly it is the same mask, and then the same object: what is worked out for it is worked out once.
             last = padded = last if last is not None and np.array_equal(last, padded) else padded
-        quality.add(hu, padded, implicit=plateau is not None)
+        quality.add(hu, padded, implicit=plateau is not None, doubtful=is_doubtful)
         yield hu, padded
 
 

@@ -83,7 +83,7 @@ def _kind(error: Exception) -> str:
 
 def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: GivenUp) -> Entry:
     converted, quality, pixel_crc32 = convert_task(task, config)
-    entry = replace(task.entry, warnings=(*task.entry.warnings, *quality.warnings()))
+    entry = replace(task.entry, warnings=tuple(dict.fromkeys((*task.entry.warnings, *quality.warnings()))))
     keys = encode_series(
         volume=converted.volume,
         histogram=converted.histogram,

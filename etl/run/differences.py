@@ -51,7 +51,8 @@ def differences(task: SeriesTask, config: Config, store_path: str) -> Iterator[s
     """
     node = task.entry.node
     converted, quality, pixel_crc32 = convert_task(task, config)
-    entry = replace(task.entry, warnings=(*task.entry.warnings, *quality.warnings()))
+    warnings = tuple(dict.fromkeys((*task.entry.warnings, *quality.warnings())))
+    entry = replace(task.entry, warnings=warnings)
     attributes = published(open_keys(store_path), node) or {}
     arrays: dict[str, NDArray[Any] | None] = {
         VOLUME.path: converted.volume,

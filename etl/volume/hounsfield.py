@@ -139,6 +139,23 @@ def padding_mask(
     return mask if mask.any() else None
 
 
+def padding_hu(
+    padding: NDArray[np.float64], dtype: np.dtype[np.integer], *, slope: float, intercept: float
+) -> tuple[float, ...]:
+    """Give Pixel Padding Value, and Range Limit where there is one, in Hounsfield units.
+
+    Parameters
+    ----------
+    padding : (2,) float64 array
+        As the file states them, stored domain; NaN where absent.
+    dtype : dtype
+        Of the stored values.
+    slope, intercept : float
+    """
+    stated = padding[np.isfinite(padding)]
+    return tuple(_wrapped(int(value), dtype) * slope + intercept for value in stated)
+
+
 def _is_negative(value: int, dtype: np.dtype[np.integer]) -> bool:
     """Whether an unsigned word would be negative if it were signed."""
     return value > np.iinfo(dtype).max // 2

@@ -50,11 +50,18 @@ class Quality:
     def __init__(self) -> None:
         self._low, self._high = np.inf, -np.inf
         self._sampled = self._air = self._implausible = self._wrapped = self._constant = 0
-        self._implicit = 0
+        self._implicit = self._doubtful = 0
         self._mask: NDArray[np.bool_] | None = None
         self._sampled_at: NDArray[np.intp] = np.empty(0, np.intp)
 
-    def add(self, hu: NDArray[np.float32], padded: NDArray[np.bool_] | None, *, implicit: bool = False) -> None:
+    def add(
+        self,
+        hu: NDArray[np.float32],
+        padded: NDArray[np.bool_] | None,
+        *,
+        implicit: bool = False,
+        doubtful: bool = False,
+    ) -> None:
         """Take one slice into account.
 
         Parameters
@@ -64,7 +71,10 @@ class Quality:
             Pixels that hold padding; they do not count. The same array for slices of one mask saves time.
         implicit : bool
             The padding was found, not declared.
+        doubtful : bool
+            Pixels have the declared padding value, and it is one that tissue can have.
         """
+        self._doubtful += doubtful
         self._implicit += implicit
         sample = hu[::STRIDE, ::STRIDE] if padded is None else hu.reshape(-1).take(self._sample_beside(padded))
         if sample.size == 0:
@@ -91,6 +101,7 @@ class Quality:
         """Give the codes of what is odd."""
         sampled = max(1, self._sampled)
         found = {
+            WarningCode.MIXED_PADDING: self._doubtful > 0,
             WarningCode.IMPLICIT_PADDING: self._implicit > 0,
             WarningCode.NO_AIR_PEAK: self._air / sampled < AIR_SHARE,
             WarningCode.WRAP_AROUND: self._wrapped >= WRAP_PIXELS,

@@ -100,6 +100,11 @@ def test_what_may_name_somebody_does_not_pass(text):
     assert not is_machine_text(text)
 
 
+def test_a_binary_zero_is_a_value():
+    dataset = written_as("PixelRepresentation", 0, "US")
+    assert allowed_attributes(dataset) == ({"PixelRepresentation": 0}, ())
+
+
 def spoil(index, dataset):
     """Write the name into every attribute of the list that a reader can do without."""
     del index
