@@ -44,7 +44,7 @@ HOMES = {
     "pydicom": {"dicom", "scan", "phantom"},
     "rich": {"workers.progress", "run.tables"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.
-    "scipy": {"volume.padding", "volume.resample", "volume.validity"},
+    "scipy": {"volume.padding", "volume.resample", "volume.slice_weights", "volume.validity"},
     # Dask's web server.
     "tornado": {"workers.local_cluster"},
     "torch": {"training"},

@@ -97,7 +97,8 @@ class _HeldFile:
         with self._opener.open(location, whole=True) as stream:
             self._location, self._inflated, self._frames = location, None, []
             if deflated:
-                self._inflated = inflated(stream, limit_bytes=self._limit_bytes)
+                needed = int(slices.pixel_offset[i]) + int(slices.pixel_length[i])
+                self._inflated = inflated(stream, limit_bytes=self._limit_bytes, kept_bytes=needed)
             yield self._inflated or stream
 
     def frames(self, slices: Slices, i: int, *, count: int) -> list[bytes]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from typing import BinaryIO, cast
 
@@ -22,6 +23,9 @@ _DEFLATED_UID = DEFLATED.encode("ascii")
 _EXPLICIT_UID = EXPLICIT_LITTLE_ENDIAN.encode("ascii").ljust(len(_DEFLATED_UID), b"\0")
 _META_START = 132
 _GROUP_LENGTH_BYTES = 12
+_PIECE_BYTES = 1 << 20
+HEADER_BYTES = 64 << 20
+"""More than any header has in front of its pixels; a scan keeps no more of a deflated file."""
 MAX_META_BYTES = 64 * 1024
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 0x1
@@ -29,7 +33,7 @@ _ENCRYPTED = 0x1
 _ISAL_ERROR = cast(type[Exception], isal_zlib.error)
 
 
-def inflated(stream: BinaryIO, *, limit_bytes: int) -> BinaryIO:
+def inflated(stream: BinaryIO, *, limit_bytes: int, kept_bytes: int | None = None) -> BinaryIO:
     """Give the file itself, or the inflated file where it is deflated.
 
     Parameters
@@ -37,6 +41,8 @@ def inflated(stream: BinaryIO, *, limit_bytes: int) -> BinaryIO:
     stream : binary file at its start
     limit_bytes : int
         Largest size of the inflated data set.
+    kept_bytes : int, optional
+        How much of the file is needed; the rest is measured and let go.
 
     Returns
     -------
@@ -57,11 +63,28 @@ def inflated(stream: BinaryIO, *, limit_bytes: int) -> BinaryIO:
     if _DEFLATED_UID not in meta:
         stream.seek(0)
         return stream
+    whole = BytesIO()
+    whole.write(head + meta.replace(_DEFLATED_UID, _EXPLICIT_UID))
+    size = 0
+    for piece in _pieces(stream):
+        size += len(piece)
+        if size > limit_bytes:
+            raise ValueError(f"the deflated data set is larger than the allowed {limit_bytes} bytes")
+        if kept_bytes is None or whole.tell() < kept_bytes:
+            whole.write(piece)
+    whole.seek(0)
+    return whole
+
+
+def _pieces(stream: BinaryIO) -> Iterator[bytes]:
+    """Inflate the rest of a file, a piece at a time."""
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = decompressor.decompress(stream.read(), limit_bytes + 1)
-    if len(content) > limit_bytes:
-        raise ValueError(f"the deflated data set is larger than the allowed {limit_bytes} bytes")
-    return BytesIO(head + meta.replace(_DEFLATED_UID, _EXPLICIT_UID) + content)
+    while not decompressor.eof:
+        packed = decompressor.unconsumed_tail or stream.read(_PIECE_BYTES)
+        piece = decompressor.decompress(packed, _PIECE_BYTES)
+        if not packed and not piece:
+            return
+        yield piece
 
 
 def inflated_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes | None:

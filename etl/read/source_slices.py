@@ -74,7 +74,8 @@ def plane_weights(
         Sums to 1; a cubic zoom has negative shares too.
     """
     # scipy takes a third of a second to load; most readers never ask.
-    from etl.volume.resample import anti_alias_sigma, dense_zoom, linear_matrix  # noqa: PLC0415
+    from etl.volume.resample import anti_alias_sigma, dense_zoom  # noqa: PLC0415
+    from etl.volume.slice_weights import linear_matrix  # noqa: PLC0415
 
     positions = np.asarray(positions_mm, np.float64)
     if zoom is not None:

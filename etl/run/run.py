@@ -22,6 +22,7 @@ from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result
 from etl.run.input_files import read_record
 from etl.run.job import Job, look_before, scan_job
 from etl.run.resume import account_for_all, as_unchanged, compare_with_store
+from etl.run.too_large import part_too_large
 from etl.scan.deidentify import write_mapping
 from etl.scan.scan import ScanResult
 from etl.store.lock import StoreLock
@@ -225,7 +226,10 @@ def _process_all(pool: Pool, work: _Work, job: Job, lock: StoreLock) -> None:
     """Process the tasks; the receipts are what came back, also where this raises."""
     config = job.config
     # Largest first: a long series that starts last would leave the other workers idle.
-    ordered = sorted(work.todo, key=lambda task: -task.bytes_in)
+    ordered, too_large = part_too_large(
+        sorted(work.todo, key=lambda task: -task.bytes_in), pool.largest_worker_bytes
+    )
+    work.receipts += too_large
     with metered("series", len(ordered), quiet=config.quiet) as meter:
         outcomes = pool.map(
             process,

@@ -22,7 +22,7 @@ from etl.dicom.attributes import read_text
 from etl.dicom.containers import Opener
 from etl.dicom.fast_header import FastHeaderReader
 from etl.dicom.header_parser import Header
-from etl.dicom.inflate import inflated
+from etl.dicom.inflate import HEADER_BYTES, inflated
 from etl.dicom.sources import Source, inner_source
 from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks
 from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
@@ -203,7 +203,7 @@ class _RowReader:
 
 def _read_header(stream: BinaryIO, limits: Limits, *, has_magic: bool) -> Header:
     """Read a header as pydicom does, whatever kind of file it is."""
-    content = inflated(stream, limit_bytes=limits.file_bytes) if has_magic else stream
+    content = inflated(stream, limit_bytes=limits.file_bytes, kept_bytes=HEADER_BYTES) if has_magic else stream
     dataset = dcmread(
         content, stop_before_pixels=True, force=not has_magic, specific_tags=list(HEADER_TAGS.values())
     )

@@ -63,7 +63,9 @@ def encode_series(
         the metadata, the group's own ``zarr.json`` last.
     """
     keys: dict[str, Buffer] = {}
-    inner = chunk or _even_chunk(volume.shape, CHUNK_SIDE)
+    # A chunk beyond the volume would be filled up and packed all the same.
+    asked = chunk and tuple(min(c, n) for c, n in zip(chunk, volume.shape, strict=True))
+    inner = asked or _even_chunk(volume.shape, CHUNK_SIDE)
     with _one_codec_thread():
         group = zarr.create_group(MemoryStore(keys), zarr_format=3)
         # bitshuffle gathers the low mantissa bits, which rounding made zero.
@@ -72,7 +74,7 @@ def encode_series(
         if validity is not None:
             # A map of a few codes packs well at any level: 48 kB in 40 % of the time that 24 kB take.
             packing = BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle", typesize=1)
-            inner = chunk or _even_chunk(validity.shape, BYTE_CHUNK_SIDE)
+            inner = asked or _even_chunk(validity.shape, BYTE_CHUNK_SIDE)
             _put_grid(group, VALIDITY.path, validity, inner, packing, fill_value=0)
         _put(group, HISTOGRAM.path, histogram)
         slices = group.create_group(SOURCE)

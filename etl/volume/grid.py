@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,10 @@ from etl.volume.patient_space import Geometry
 from etl.volume.resample import (
     AxisOperator,
     anti_alias_sigma,
-    banded_operator,
-    dense_zoom,
-    linear_matrix,
     spline_operator,
+    zoom_operator,
 )
+from etl.volume.slice_weights import linear_weights, zoom_weights
 
 # Slices that wander less in plane than this share one operator; positions are printed to about 0.001 mm.
 STEADY_MM = 0.005
@@ -108,13 +108,13 @@ class Grid:
         """Fractional source column under each output column, per slice: (n, columns out)."""
         return self._index(2, self.layout.columns, self.layout.column_spacing_mm)
 
-    def across(self) -> NDArray[np.float64]:
-        """Weight of each ordered slice in each output plane: (planes, n)."""
+    def across(self) -> Any:
+        """Weight of each ordered slice in each output plane: (planes, n), a `scipy.sparse.csc_array`."""
         if self.factors is not None:
-            return _zoom_matrix(len(self.layout.order), self.factors[0], flipped=self.advance_mm[0, 0] < 0)
+            return zoom_weights(len(self.layout.order), self.factors[0], flipped=self.advance_mm[0, 0] < 0)
         step = self.advance_mm[0, 0]
         middle = float(np.median(self.layout.gaps_mm))
-        return linear_matrix(
+        return linear_weights(
             self.layout.offset_mm[:, 0],
             self.first_mm[0] + step * np.arange(self.count[0]),
             sigma_mm=middle * anti_alias_sigma(step / middle),
@@ -251,14 +251,9 @@ def _require_regular(layout: Layout) -> None:
         )
 
 
-def _zoom_matrix(n: int, factor: float, *, flipped: bool) -> NDArray[np.float64]:
-    matrix = np.eye(n) if factor == 1 else dense_zoom(n, factor)
-    return np.ascontiguousarray(matrix[::-1]) if flipped else matrix
-
-
 @lru_cache(maxsize=8)
 def _zoom_operator(n: int, factor: float, *, flipped: bool) -> AxisOperator:
-    return banded_operator(_zoom_matrix(n, factor, flipped=flipped))
+    return zoom_operator(n, factor, flipped=flipped)
 
 
 def _operators(pixels: int, index: NDArray[np.float64], pixel_mm: float) -> Iterator[AxisOperator]:

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 # 16 measured best, for float32 and float64: wider blocks multiply more zeros, narrower ones call BLAS too often.
 BLOCK_ROWS = 16
@@ -26,6 +26,10 @@ SPLINE_PAD = 12
 # The cubic B-spline's inverse filter decays by 0.268 a sample: 1e-8 after 14.
 SPLINE_REACH = 14
 GAUSSIAN_TRUNCATE = 4.0
+# A square matrix of 16,000 samples has 2 GB. Longer axes than this are worked on in windows, so far beyond what a
+# row reads that what is left of their ends is below the last bit.
+DENSE_SAMPLES = 1024
+WINDOW_MARGIN = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +115,7 @@ def spline_operator(
 ) -> AxisOperator:
     """Give `dense_spline` as a banded operator; rows keep their sum of 1 when the far tails are cut."""
     reach = SPLINE_REACH + int(np.ceil(GAUSSIAN_TRUNCATE * sigma))
-    coefficients = _spline_coefficients(n, sigma)
+    margin = n if n <= DENSE_SAMPLES else WINDOW_MARGIN + 2 * reach
     inside = _inside(n, index)
     clipped = np.clip(index, -0.5, n - 0.5) + SPLINE_PAD
     base = np.floor(clipped).astype(np.intp)
@@ -121,12 +125,23 @@ def spline_operator(
         rows = slice(start, min(start + BLOCK_ROWS, len(index)))
         low = max(0, int(base[rows].min()) - SPLINE_PAD - reach)
         high = min(n, int(base[rows].max()) - SPLINE_PAD + reach + 2)
-        weights = sum(basis[rows, t, None] * coefficients[base[rows] + t - 1, low:high] for t in range(4))
-        weights = np.asarray(weights)
+        first, last = max(0, low - margin), min(n, high + margin)
+        coefficients = _spline_coefficients(last - first, sigma)[:, low - first : high - first]
+        at = base[rows] - first
+        weights = np.asarray(sum(basis[rows, t, None] * coefficients[at + t - 1] for t in range(4)))
         total = weights.sum(axis=1, keepdims=True)
         weights /= np.where(total == 0, 1.0, total)
         blocks.append(Block(rows.start, rows.stop, low, high, np.ascontiguousarray(weights, dtype)))
     return AxisOperator(n, len(index), tuple(blocks), np.flatnonzero(inside == 0))
+
+
+def zoom_operator(n: int, factor: float, *, flipped: bool = False) -> AxisOperator:
+    """Give `scipy.ndimage.zoom`'s cubic spline along one axis, mode="nearest", as a banded operator in float64."""
+    if n <= DENSE_SAMPLES:
+        matrix = np.eye(n) if factor == 1 else dense_zoom(n, factor)
+        return banded_operator(np.ascontiguousarray(matrix[::-1]) if flipped else matrix)
+    index = np.linspace(0, n - 1, round(n * factor))
+    return spline_operator(n, index[::-1] if flipped else index, dtype=np.float64)
 
 
 def banded_operator(matrix: NDArray[np.float64], *, dtype: type[np.floating] = np.float64) -> AxisOperator:
@@ -142,46 +157,11 @@ def banded_operator(matrix: NDArray[np.float64], *, dtype: type[np.floating] = n
     return AxisOperator(n_in, n_out, tuple(blocks), np.empty(0, np.intp))
 
 
-def linear_matrix(
-    position_mm: NDArray[np.float64], target_mm: NDArray[np.float64], *, sigma_mm: float = 0.0
-) -> NDArray[np.float64]:
-    """Give the matrix that interpolates linearly between irregular positions.
-
-    Parameters
-    ----------
-    position_mm : (n,) float64 array
-        Where the slices are, strictly increasing.
-    target_mm : (m,) float64 array
-        Where planes are wanted; beyond the outer slices the outer slice is repeated.
-    sigma_mm : float
-        Standard deviation of the Gaussian against aliasing; the interpolant is averaged under it.
-
-    Returns
-    -------
-    (m, n) float64 array
-        Rows sum to 1.
-    """
-    offsets, density = np.zeros(1), np.ones(1)
-    if sigma_mm > 0:
-        offsets = np.linspace(-GAUSSIAN_TRUNCATE, GAUSSIAN_TRUNCATE, 65) * sigma_mm
-        density = np.exp(-0.5 * (offsets / sigma_mm) ** 2)
-        density /= density.sum()
-    matrix = np.zeros((len(target_mm), len(position_mm)))
-    rows = np.arange(len(target_mm))
-    for offset, share in zip(offsets, density, strict=True):
-        at = np.clip(target_mm + offset, position_mm[0], position_mm[-1])
-        left = np.clip(np.searchsorted(position_mm, at, side="right") - 1, 0, len(position_mm) - 2)
-        fraction = (at - position_mm[left]) / (position_mm[left + 1] - position_mm[left])
-        np.add.at(matrix, (rows, left), share * (1 - fraction))
-        np.add.at(matrix, (rows, left + 1), share * fraction)
-    return matrix
-
-
 def resample_stack(
     planes: Iterable[NDArray[np.floating]],
     *,
     in_plane: Iterable[tuple[AxisOperator, AxisOperator]],
-    across: NDArray[np.float64],
+    across: NDArray[np.float64] | sparse.csc_array,
     outside: float,
     shape: tuple[int, int, int],
 ) -> NDArray[np.float32]:
@@ -193,7 +173,7 @@ def resample_stack(
         In slice order.
     in_plane : iterable of (row operator, column operator)
         One pair per slice.
-    across : (planes out, slices in) float64 array
+    across : (planes out, slices in) float64 array, dense or sparse
         Weight of each slice in each output plane.
     outside : float
         The value of samples that lie outside a slice's field.
@@ -207,13 +187,15 @@ def resample_stack(
     volume = np.empty(shape, np.float32)
     untouched = set(range(shape[0]))
     scratch = _Scratch()
-    for plane, (rows, columns), weights in zip(planes, in_plane, across.T, strict=True):
+    across = sparse.csc_array(across)
+    ends = zip(across.indptr[:-1], across.indptr[1:], strict=True)
+    for plane, (rows, columns), (start, stop) in zip(planes, in_plane, ends, strict=True):
         small = _in_plane(plane, rows, columns, scratch)
         small[rows.outside] = outside
         small[:, columns.outside] = outside
-        for k in np.flatnonzero(weights).tolist():
+        for k, weight in zip(across.indices[start:stop].tolist(), across.data[start:stop], strict=True):
             # Where slices are taken as they are, the weight is 1.
-            part = small if weights[k] == 1 else np.multiply(small, weights[k], out=scratch.like("scaled", small))
+            part = small if weight == 1 else np.multiply(small, weight, out=scratch.like("scaled", small))
             if k in untouched:
                 untouched.remove(k)
                 volume[k] = part
@@ -264,7 +246,7 @@ def _cubic_basis(t: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([s**3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * s**2 + 3 * s**3) / 6, t**3 / 6], axis=1)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _spline_coefficients(n: int, sigma: float) -> NDArray[np.float64]:
     """Matrix (n + 2 * pad, n) from samples to B-spline coefficients of the smoothed, padded samples."""
     samples = np.eye(n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,11 @@ class ValidityMap:
     Parameters
     ----------
     grid : Grid
-    across : (planes, slices) float64 array
+    across : (planes, slices) sparse array
         `Grid.across`.
     """
 
-    def __init__(self, grid: Grid, across: NDArray[np.float64]) -> None:
+    def __init__(self, grid: Grid, across: Any) -> None:
         self._across = across
         self._count = grid.count
         self._rows, self._columns = grid.layout.rows, grid.layout.columns
@@ -75,7 +76,8 @@ class ValidityMap:
         valid = self._valid_of(rows, columns, padded)
         if self._valid is None:
             self._valid = np.ones(self._count, bool)
-        for plane in np.flatnonzero(np.abs(self._across[:, k]) > MIN_WEIGHT).tolist():
+        weights = slice(self._across.indptr[k], self._across.indptr[k + 1])
+        for plane in self._across.indices[weights][np.abs(self._across.data[weights]) > MIN_WEIGHT].tolist():
             # Once is enough for slices of one mask and grid.
             if self._noted.get(plane) is not valid:
                 self._valid[plane] &= valid

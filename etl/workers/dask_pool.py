@@ -64,6 +64,11 @@ class DaskPool:
         """Address of Dask's dashboard."""
         return str(self._client.dashboard_link)
 
+    @property
+    def largest_worker_bytes(self) -> int | None:
+        """See `etl.workers.pool.Pool`; None here, where an item may have all memory of the machine."""
+        return None if self._is_local else _largest_worker_bytes(self._client)
+
     def map(
         self,
         function: Callable[..., Result],
@@ -161,6 +166,18 @@ def _declared_memory(client: Client) -> tuple[float, ...]:
     workers = cast(dict[str, Any], client.scheduler_info())["workers"].values()
     found = tuple(float(worker.get("resources", {}).get(MEMORY_RESOURCE, 0)) for worker in workers)
     return found if all(found) else ()
+
+
+def _largest_worker_bytes(client: Client) -> int | None:
+    """Give what the largest worker has: the smaller of its resource MEMORY and its memory limit; None: unknown."""
+    largest = 0.0
+    for worker in cast(dict[str, Any], client.scheduler_info())["workers"].values():
+        resources = worker.get("resources") or {}
+        bounds = [float(bound) for bound in (resources.get(MEMORY_RESOURCE), worker.get("memory_limit")) if bound]
+        if not bounds:
+            return None
+        largest = max(largest, min(bounds))
+    return int(largest) or None
 
 
 def _call_each(function: Callable[..., Result], batch: Sequence[Item], *shared: object) -> list[Result]:

@@ -17,6 +17,10 @@ class Pool(Protocol):
     def dashboard(self) -> str | None:
         """Address of Dask's dashboard; None where there is none."""
 
+    @property
+    def largest_worker_bytes(self) -> int | None:
+        """Memory of the largest worker; None where nobody says, or where it is this machine's."""
+
     def map(
         self,
         function: Callable[..., Result],
@@ -48,6 +52,7 @@ class SerialPool:
     """Makes the calls in this process, one after the other."""
 
     dashboard = None
+    largest_worker_bytes = None
 
     def map(
         self,

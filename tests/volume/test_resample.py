@@ -17,10 +17,10 @@ from etl.volume.resample import (
     banded_operator,
     dense_spline,
     dense_zoom,
-    linear_matrix,
     resample_stack,
     spline_operator,
 )
+from etl.volume.slice_weights import linear_matrix
 
 BANDED_SHARE = 1e-5
 """Allowed loss from cutting the spline's tails, as a share of the range of values."""
