@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import settings
 
 from etl.cli import main
 from etl.phantom.cohort import WrittenSeries, write_cohort
@@ -22,6 +23,10 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 THIN_SLICES = 14
 COARSE = ("--spacing-mm", "6", "--workers", "0")
 """Options of a quick run: few voxels, no processes."""
+
+# A busy machine is no fault of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # A shell starts what runs in the background with SIGINT ignored, which processes inherit: commands that tests
 # start would not see Ctrl-C.

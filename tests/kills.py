@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from series import small_series
 
 QUICK = ("--spacing-mm", "2.5", "-q")
 PATIENTS = 8
@@ -31,16 +32,6 @@ CHANGING = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir"})
 
 def contents(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def small_series(target, patient, *, seed=0, rows=24, count=9, **options):
-    from etl.phantom.files import Acquisition, write_series
-    from etl.phantom.head import HeadPhantom
-
-    acquisition = Acquisition.regular(
-        count=count, rows=rows, columns=rows, pixel_spacing_mm=(200 / rows, 200 / rows), noise_hu=5
-    )
-    return write_series(target, HeadPhantom(), acquisition, patient_id=patient, seed=seed, **options)
 
 
 # --- what a reader sees ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import zlib
 import numpy as np
 import pydicom
 import pytest
-from kills import small_series
+from series import small_series
 
 from etl.dicom.inflate import inflated, inflated_member
 from etl.transfer_syntaxes import DEFLATED

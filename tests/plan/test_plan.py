@@ -6,20 +6,21 @@ import hashlib
 import re
 import shutil
 import zipfile
+from functools import partial
 
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairwise import each_once
+from series import scan, small_series
 
 from etl.config import build_config, load_preset
-from etl.dicom.sources import find_sources
 from etl.errors import UsageError
-from etl.phantom.files import Acquisition, write_series
 from etl.phantom.head import HeadPhantom
 from etl.plan.plan import make_plan
-from etl.scan.scan import ScanResult, merge_scans, scan_source
+from etl.scan.scan import ScanResult
 
 IMPLICIT = "1.2.840.10008.1.2"
 
@@ -28,29 +29,11 @@ def config(**options):
     return build_config(load_preset("head-ct"), options)
 
 
-def scan(*inputs):
-    return merge_scans(scan_source(source) for source in find_sources([str(i) for i in inputs]))
-
-
 def plan_of(*inputs, **options):
     return make_plan(scan(*inputs), config(**options))
 
 
-def write(
-    target, *, edit=None, names="shuffled", patient_id="P1", seed=0, series_uid=None, phantom=None, **options
-):
-    options = {"count": 10, "rows": 12, "columns": 12, "pixel_spacing_mm": (16, 16), **options}
-    acquisition = Acquisition.regular(**options)
-    return write_series(
-        target,
-        phantom or HeadPhantom(),
-        acquisition,
-        patient_id=patient_id,
-        seed=seed,
-        edit=edit,
-        file_names=names,
-        series_uid=series_uid,
-    )
+write = partial(small_series, count=10, rows=12)
 
 
 def only_entry(plan):
@@ -71,8 +54,11 @@ def outline(plan):
 # --- order ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal", (1, 0, 0, 0, -1, 0), (-1, 0, 0, 0, 1, 0)])
-@pytest.mark.parametrize("spacing_mm", [5.0, -5.0])
+@pytest.mark.parametrize(
+    ("orientation", "spacing_mm"),
+    each_once(["axial", "coronal", "sagittal", (1, 0, 0, 0, -1, 0), (-1, 0, 0, 0, 1, 0), "axial"], [5.0, -5.0]),
+    ids=str,
+)
 def test_slices_of_a_task_are_in_spatial_order(tmp_path, orientation, spacing_mm):
     write(tmp_path / "p", orientation=orientation, spacing_mm=spacing_mm, pixel_spacing_mm=(16, 16))
     [task] = plan_of(tmp_path).tasks
@@ -87,7 +73,7 @@ def test_instance_numbers_and_file_names_do_not_decide_the_order(tmp_path):
     def all_one(_, dataset):
         dataset.InstanceNumber = 1
 
-    written = write(tmp_path / "p", edit=all_one, names=lambda i: f"I{(7 * i) % 10}")
+    written = write(tmp_path / "p", edit=all_one, file_names=lambda i: f"I{(7 * i) % 10}")
     [task] = plan_of(tmp_path).tasks
     assert [uid.decode() for uid in task.stack.slices.sop_instance_uid] == [w.sop_instance_uid for w in written]
 
@@ -118,7 +104,7 @@ def test_the_order_in_which_files_were_found_does_not_change_the_plan(mixed_scan
 
 
 def test_a_series_over_two_folders_gives_the_plan_of_one(tmp_path):
-    write(tmp_path / "one" / "p", names=lambda i: f"{i}")
+    write(tmp_path / "one" / "p", file_names=lambda i: f"{i}")
     for i in range(10):
         target = tmp_path / "two" / "ab"[i % 2]
         target.mkdir(parents=True, exist_ok=True)
@@ -268,7 +254,7 @@ def test_a_wanted_stack_that_cannot_be_converted_fails_with_its_code_and_numbers
 
 
 def test_truncated_pixel_data_fails_before_anything_is_read(tmp_path):
-    write(tmp_path / "p", names=lambda i: f"{i}")
+    write(tmp_path / "p", file_names=lambda i: f"{i}")
     path = tmp_path / "p" / "4"
     path.write_bytes(path.read_bytes()[:-2])
     entry = only_entry(plan_of(tmp_path))
@@ -276,7 +262,7 @@ def test_truncated_pixel_data_fails_before_anything_is_read(tmp_path):
 
 
 def test_an_undecodable_transfer_syntax_is_named(tmp_path):
-    write(tmp_path / "p", names=lambda i: f"{i}")
+    write(tmp_path / "p", file_names=lambda i: f"{i}")
     for path in (tmp_path / "p").iterdir():
         dataset = pydicom.dcmread(path)
         dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.53"
@@ -289,7 +275,7 @@ def test_an_undecodable_transfer_syntax_is_named(tmp_path):
 
 @pytest.mark.parametrize(("allowed_mm", "outcome"), [("2.5", "failed"), ("10", "written")])
 def test_a_lost_slice_fails_beyond_the_gap_that_is_allowed(tmp_path, allowed_mm, outcome):
-    write(tmp_path / "p", names=lambda i: f"{i}")
+    write(tmp_path / "p", file_names=lambda i: f"{i}")
     (tmp_path / "p" / "4").unlink()
     entry = only_entry(plan_of(tmp_path, max_gap_mm=allowed_mm))
     assert entry.outcome == outcome
@@ -301,7 +287,7 @@ def test_a_lost_slice_fails_beyond_the_gap_that_is_allowed(tmp_path, allowed_mm,
 
 
 def test_a_file_that_claims_to_be_dicom_and_cannot_be_parsed_is_a_failure(tmp_path):
-    write(tmp_path / "Ward7" / "s", names=lambda i: f"{i}")
+    write(tmp_path / "Ward7" / "s", file_names=lambda i: f"{i}")
     path = tmp_path / "Ward7" / "s" / "zz"
     path.write_bytes((tmp_path / "Ward7" / "s" / "0").read_bytes()[:200])
     plan = plan_of(tmp_path)
@@ -366,7 +352,7 @@ def test_every_stack_has_exactly_one_entry(mixed_scan):
 
 
 def test_the_source_digest_follows_the_source_and_not_its_place(tmp_path):
-    write(tmp_path / "a" / "p", names=lambda i: f"{i}")
+    write(tmp_path / "a" / "p", file_names=lambda i: f"{i}")
     write(tmp_path / "b" / "q" / "r")
     write(tmp_path / "slope" / "p", slope=0.5)
     write(tmp_path / "moved" / "p", center_lps_mm=(0, 0, 1))

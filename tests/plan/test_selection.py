@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from series import one_stack, small_series
 
-from etl.dicom.sources import find_sources
-from etl.phantom.files import Acquisition, write_localizer, write_series
+from etl.phantom.files import write_localizer
 from etl.phantom.head import HeadPhantom
 from etl.plan.selection import exclusion_of
-from etl.scan.scan import merge_scans, scan_source
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
 RAW_DATA = "1.2.840.10008.5.1.4.1.1.66"
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
-
-
-def scanned(folder):
-    [stack] = merge_scans(scan_source(source) for source in find_sources([str(folder)])).stacks
-    return stack
 
 
 def write(folder, *, count=10, **changes):
@@ -31,9 +25,8 @@ def write(folder, *, count=10, **changes):
             else:
                 setattr(dataset, keyword, value)
 
-    acquisition = Acquisition.regular(count=count, rows=12, columns=12, pixel_spacing_mm=(16, 16))
-    write_series(folder, HeadPhantom(), acquisition, edit=edit)
-    return scanned(folder)
+    small_series(folder, count=count, rows=12, edit=edit)
+    return one_stack(folder)
 
 
 def reason(stack, *, min_slices=8, slice_count=None):
@@ -69,7 +62,7 @@ def test_modality_type_and_pixels_decide(tmp_path, changes, expected):
 
 def test_the_scout_of_the_phantom_is_a_localizer_before_it_is_too_short(tmp_path):
     write_localizer(tmp_path / "p", HeadPhantom(), rows=16)
-    assert reason(scanned(tmp_path / "p")) == "localizer"
+    assert reason(one_stack(tmp_path / "p")) == "localizer"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,7 @@ import pytest
 from fuzz import try_input
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
-
-from etl.phantom.files import Acquisition, write_series
-from etl.phantom.head import HeadPhantom
+from series import small_series
 
 INPUTS = 1200
 HERE = Path(__file__).parents[1]
@@ -38,10 +36,7 @@ def literal_of(count):
 
 def stack_with_pixels(encoded):
     files = {}
-    acquisition = Acquisition.regular(
-        count=3, rows=16, columns=16, pixel_spacing_mm=(12.0, 12.0), transfer_syntax_uid=RLELossless
-    )
-    write_series(files.__setitem__, HeadPhantom(), acquisition)
+    small_series(files.__setitem__, count=3, rows=16, transfer_syntax_uid=RLELossless)
     name = min(files)
     dataset = pydicom.dcmread(io.BytesIO(files[name]))
     dataset.PixelData = encoded
@@ -64,7 +59,7 @@ def cut_offset_table():
 def zip_with_an_empty_name():
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        write_series(archive.writestr, HeadPhantom(), Acquisition.regular(count=3, rows=16, columns=16))
+        small_series(archive.writestr, count=3, rows=16)
         archive.writestr("EMPTY", b"nothing")
     return {"patient.zip": content.getvalue().replace(b"EMPTY", b"\0MPTY")}
 

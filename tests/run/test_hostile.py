@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from kills import small_series
+from series import small_series
 
 import etl.run.run
 from etl.read.patients import open_store

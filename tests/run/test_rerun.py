@@ -8,7 +8,7 @@ import shutil
 import time
 
 import pytest
-from kills import small_series
+from series import small_series
 
 import etl.run.input_files
 import etl.run.job

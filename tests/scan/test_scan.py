@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 import io
+import pickle
 import shutil
 import zipfile
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from series import scan, small_acquisition, small_series
 
-from etl.dicom.sources import find_sources
-from etl.phantom.files import Acquisition, write_enhanced, write_localizer, write_series
+from etl.phantom.files import write_enhanced, write_localizer, write_series
 from etl.phantom.head import HeadPhantom
-from etl.scan.scan import merge_scans, scan_source
 
 EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 BIG_ENDIAN, DEFLATED, RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 
 
-def scan(*inputs):
-    return merge_scans(scan_source(source) for source in find_sources([str(i) for i in inputs]))
-
-
-def acquisition(*, count=5, rows=16, columns=None, **options):
-    columns = columns or rows
-    options.setdefault("pixel_spacing_mm", (200 / rows, 200 / columns))
-    return Acquisition.regular(count=count, rows=rows, columns=columns, **options)
-
-
-def write(folder, *, edit=None, patient_id="P1", seed=0, names="shuffled", **options):
-    return write_series(
-        folder,
-        HeadPhantom(),
-        acquisition(**options),
-        patient_id=patient_id,
-        seed=seed,
-        edit=edit,
-        file_names=names,
-    )
+write = partial(small_series, count=5, rows=16)
+acquisition = partial(small_acquisition, count=5, rows=16)
 
 
 def files_of(stack):
-    from pathlib import Path
-
     return [Path(*location) for location in stack.slices.locations]
 
 
@@ -133,7 +115,7 @@ def test_files_without_preamble_and_meta_are_read(tmp_path, syntax):
     "name", [lambda i: f"I{i}", lambda i: f"{i}.txt", lambda i: f"IM-{i}.IMA", lambda i: f".{i}"]
 )
 def test_what_a_file_is_called_does_not_matter(tmp_path, name):
-    write(tmp_path / "p", names=name)
+    write(tmp_path / "p", file_names=name)
     [stack] = scan(tmp_path).stacks
     assert len(stack.slices) == 5
 
@@ -163,7 +145,7 @@ def test_what_is_no_dicom_is_ignored_and_listed(tmp_path, content):
 
 @pytest.mark.parametrize("kept_bytes", [140, 200, 303, 500, 1000])
 def test_a_file_that_ends_within_its_header_is_unreadable_and_stops_nothing(tmp_path, kept_bytes):
-    write(tmp_path / "p", names=lambda i: f"{i}")
+    write(tmp_path / "p", file_names=lambda i: f"{i}")
     path = tmp_path / "p" / "3"
     path.write_bytes(path.read_bytes()[:kept_bytes])
     result = scan(tmp_path)
@@ -215,7 +197,7 @@ def test_a_broken_zip_is_unreadable_and_stops_nothing(tmp_path):
 
 
 def test_a_series_in_two_folders_is_one_stack(tmp_path):
-    write(tmp_path / "all", names=lambda i: f"{i}")
+    write(tmp_path / "all", file_names=lambda i: f"{i}")
     for i in range(5):
         target = tmp_path / "split" / ("a" if i % 2 else "b")
         target.mkdir(parents=True, exist_ok=True)
@@ -227,7 +209,7 @@ def test_a_series_in_two_folders_is_one_stack(tmp_path):
 
 
 def test_a_series_half_in_a_folder_and_half_in_a_zip_is_one_stack_with_its_formats(tmp_path):
-    series = {"names": lambda i: f"{i}"}
+    series = {"file_names": lambda i: f"{i}"}
     write(tmp_path / "a", **series)
     write(tmp_path / "b", transfer_syntax_uid=IMPLICIT, **series)
     (tmp_path / "in" / "x").mkdir(parents=True)
@@ -363,8 +345,6 @@ def test_only_allowed_attributes_are_kept(tmp_path):
 
 
 def test_scans_can_be_sent_between_processes(tmp_path):
-    import pickle
-
     write(tmp_path / "p")
     result = scan(tmp_path)
     [there] = pickle.loads(pickle.dumps(result)).stacks

@@ -21,33 +21,19 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
+from series import Edit, one_stack, scan, small_acquisition, small_series
 
 from etl.config import Config
-from etl.dicom.sources import find_sources
 from etl.entry import Entry
-from etl.phantom.files import Acquisition, synthetic_uid, write_enhanced, write_series
+from etl.phantom.files import Acquisition, synthetic_uid, write_enhanced
 from etl.phantom.head import HeadPhantom
 from etl.plan.plan import Plan, make_plan
 from etl.read.patients import Store, open_store
 from etl.run.run import run
-from etl.scan.scan import ScanResult, merge_scans, scan_source
-from etl.stack import Stack
 
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 HEAD = HeadPhantom()
 CONFIG = Config(spacing_mm=(5.0, 8.0, 8.0), min_slices=2, workers=0, quiet=True)
-Edit = Callable[[int, Dataset], Any]
-
-
-def scan(*inputs: Path) -> ScanResult:
-    return merge_scans(map(scan_source, find_sources(map(str, inputs))))
-
-
-def stack_of(*inputs: Path) -> Stack:
-    found = scan(*inputs)
-    assert not found.unreadable
-    [stack] = found.stacks
-    return stack
 
 
 def plan(*inputs: Path) -> Plan:
@@ -70,19 +56,10 @@ def land(store: Path, *inputs: Path) -> tuple[list[Entry], Store]:
     return list(found), open_store(store)
 
 
-def write(folder: Path, *, edit: Edit | None = None, patient_id: str = "P1", **options: Any) -> list[Path]:
+def write(folder: Path, **options: Any) -> list[Path]:
     """Write a small series; give its files."""
-    named = {
-        name: options.pop(name) for name in ("seed", "series_uid", "study_uid", "file_names") if name in options
-    }
-    given = {"count": 4, "rows": 20, "columns": 20, "pixel_spacing_mm": (12.0, 12.0), **options}
-    written = write_series(
-        folder,
-        HEAD,
-        Acquisition.regular(**given),
-        patient_id=patient_id,
-        edit=edit,
-        **{"file_names": "spatial", **named},
+    written = small_series(
+        folder, **{"count": 4, "rows": 20, "pixel_spacing_mm": (12.0, 12.0), "file_names": "spatial", **options}
     )
     return [folder / one.path for one in written]
 
@@ -246,11 +223,11 @@ def test_made_up_uids_stay_when_the_input_moves(patient_id: str, tmp_path: Path)
         ds = pydicom.dcmread(path)
         unnamed(0, ds)
         ds.save_as(path)
-    first = stack_of(before)
+    first = one_stack(before)
     after = tmp_path / "somewhere" / "else"
     after.parent.mkdir()
     before.rename(after)
-    second = stack_of(after)
+    second = one_stack(after)
     assert first.key == second.key
     np.testing.assert_array_equal(first.slices.sop_instance_uid, second.slices.sop_instance_uid)
     assert make_plan(scan(after), CONFIG).tasks[0].entry.series_key.startswith("0001-")
@@ -345,7 +322,7 @@ def test_identity_from_a_folder_whose_name_is_no_utf_8_is_stable(tmp_path: Path)
         os.makedirs(folder)
         for path in write(tmp_path / "made", edit=without("SeriesInstanceUID", "StudyInstanceUID")):
             os.rename(path, os.path.join(folder, os.fsencode(path.name)))
-        found.append(stack_of(tmp_path / where).key)
+        found.append(one_stack(tmp_path / where).key)
     assert found[0] == found[1]
 
 
@@ -402,7 +379,7 @@ def test_decimal_strings_with_odd_padding_or_exponents_are_numbers(
 ) -> None:
     for path in write(tmp_path / "in" / "p"):
         replace_value(path, before, after)
-    assert stack_of(tmp_path / "in").slices.intercept.tolist() == [-1024.0] * 4
+    assert one_stack(tmp_path / "in").slices.intercept.tolist() == [-1024.0] * 4
 
 
 def test_numbers_longer_than_the_standard_allows_are_read(tmp_path: Path) -> None:
@@ -412,7 +389,7 @@ def test_numbers_longer_than_the_standard_allows_are_read(tmp_path: Path) -> Non
 
     with pydicom.config.disable_value_validation():
         write(tmp_path / "in" / "p", edit=edit)
-    position = stack_of(tmp_path / "in").slices.position_lps_mm
+    position = one_stack(tmp_path / "in").slices.position_lps_mm
     np.testing.assert_allclose(np.sort(position[:, 2]), 5.0 * np.arange(4) + 1 / 3, atol=1e-12)
 
 
@@ -439,7 +416,7 @@ def test_rescale_type_is_hu_or_absent(value: str | None, written: bool, tmp_path
 def test_rescale_belongs_to_its_slice(tmp_path: Path) -> None:
     intercepts = (-1024.0, -2040.0, -1024.0, -1000.5)
     write(tmp_path / "in" / "p", intercept=intercepts)
-    stack = stack_of(tmp_path / "in")
+    stack = one_stack(tmp_path / "in")
     by_number = dict(zip(stack.slices.instance_number.tolist(), stack.slices.intercept.tolist(), strict=True))
     assert by_number == dict(enumerate(intercepts, start=1))
 
@@ -448,8 +425,8 @@ def test_rescale_belongs_to_its_slice(tmp_path: Path) -> None:
 
 
 def enhanced(folder: Path, edit: Callable[[Dataset], object] | None = None, **options: Any) -> Path:
-    given = {"count": 4, "rows": 20, "columns": 20, "pixel_spacing_mm": (12.0, 12.0), **options}
-    written = write_enhanced(folder, HEAD, Acquisition.regular(**given), patient_id="P1")
+    acquisition = small_acquisition(**{"count": 4, "rows": 20, **options})
+    written = write_enhanced(folder, HEAD, acquisition, patient_id="P1")
     path = folder / written.path
     if edit is not None:
         ds = pydicom.dcmread(path)
@@ -463,7 +440,7 @@ def test_geometry_and_rescale_come_from_the_functional_groups(tmp_path: Path) ->
         count=4, rows=20, columns=24, pixel_spacing_mm=(12.0, 10.0), thickness_mm=4.0, orientation="coronal"
     )
     write_enhanced(tmp_path / "in", HEAD, acquisition)
-    stack = stack_of(tmp_path / "in")
+    stack = one_stack(tmp_path / "in")
     assert stack.key.orientation == acquisition.orientation
     assert stack.key.pixel_spacing_mm == (12.0, 10.0)
     assert stack.slices.frame.tolist() == [0, 1, 2, 3]
@@ -494,7 +471,7 @@ def test_the_group_of_a_frame_goes_before_the_shared_one(tmp_path: Path) -> None
         assert shared.PixelValueTransformationSequence[0].RescaleIntercept == -1024
 
     enhanced(tmp_path / "in", edit)
-    assert stack_of(tmp_path / "in").slices.intercept.tolist() == [-1024.0, -1024, -2040, -1024]
+    assert one_stack(tmp_path / "in").slices.intercept.tolist() == [-1024.0, -1024, -2040, -1024]
 
 
 def test_rescale_that_the_functional_groups_lack_is_refused(tmp_path: Path) -> None:

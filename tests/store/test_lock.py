@@ -13,7 +13,8 @@ import threading
 import time
 
 import pytest
-from kills import kill_group, small_series, start, wait_for_published, workers_of
+from kills import kill_group, start, wait_for_published, workers_of
+from series import small_series
 
 from etl.errors import StoreError, UsageError
 from etl.store.lock import STALE_AFTER_S, StoreLock

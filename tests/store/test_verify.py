@@ -9,7 +9,8 @@ import shutil
 import numpy as np
 import pytest
 import zarr
-from kills import small_series
+from pairwise import each_once
+from series import small_series
 
 from etl.store.verify import verify_store
 
@@ -306,8 +307,13 @@ def test_several_damages_are_all_listed(in_process, store, series):
         assert f"{place}: " in done.stdout
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff", b'{"attributes": []}', b"[" * 100_000])
-@pytest.mark.parametrize("level", ["", "P0", "P0/{series}", "P0/{series}/volume"])
+@pytest.mark.parametrize(
+    ("content", "level"),
+    each_once(
+        [b"", b"[]", b"{}", b"\xff", b'{"attributes": []}', b"[" * 100_000] * 2,
+        ["", "P0", "P0/{series}", "P0/{series}/volume", "P0/{series}"],
+    ),
+)
 def test_metadata_of_any_kind_is_a_finding_and_no_crash(in_process, store, series, level, content):
     (store / level.format(series=series.name) / "zarr.json").write_bytes(content)
     done = in_process("verify", store)
