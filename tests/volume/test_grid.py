@@ -13,9 +13,10 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813 - its documentation's own name
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pairwise import each_once, pairwise
 from scipy import ndimage
 
 from etl.errors import SeriesError
@@ -247,33 +248,42 @@ IRREGULAR = {
     "jitter-oblique": acquire(*turned(25, 10, 5), gaps=np.random.default_rng(3).uniform(0.4, 2.5, 20)),
     "lost-slice": acquire(X, Y, gaps=np.array([2.0] * 5 + [4.0] + [2.0] * 5)),
 }
+ANY = {**STACKS, **IRREGULAR}
 SPACINGS = [(1.0, 1.0, 1.0), (0.8, 0.45, 0.6), (2.1, 1.3, 1.5)]
+ZOOMS = [(1.0, 0.5, 0.5), (0.7, 1.3, 0.8), (1.5, 1.0, 1.0), None]
 
 
-@pytest.mark.parametrize("name", [*STACKS, *IRREGULAR])
-@pytest.mark.parametrize("spacing", SPACINGS, ids=str)
+@pytest.mark.parametrize(("name", "spacing"), each_once(list(ANY), SPACINGS), ids=str)
 def test_by_spacing_every_voxel_holds_the_point_that_the_affine_gives(
     name: str, spacing: tuple[float, float, float]
 ) -> None:
-    assert compare_by_spacing({**STACKS, **IRREGULAR}[name], spacing) > 300
+    assert compare_by_spacing(ANY[name], spacing) > 300
 
 
-@pytest.mark.parametrize("name", STACKS)
-@pytest.mark.parametrize("zoom", [(1.0, 0.5, 0.5), (0.7, 1.3, 0.8), (1.5, 1.0, 1.0)], ids=str)
-def test_by_zoom_every_voxel_holds_the_point_that_the_affine_gives(
-    name: str, zoom: tuple[float, float, float]
+@pytest.mark.parametrize(("name", "zoom"), each_once(list(STACKS), ZOOMS), ids=str)
+def test_by_zoom_or_native_every_voxel_holds_the_point_that_the_affine_gives(
+    name: str, zoom: tuple[float, float, float] | None
 ) -> None:
-    assert compare_by_zoom(STACKS[name], zoom) > 200
-
-
-@pytest.mark.parametrize("name", STACKS)
-def test_a_native_voxel_lies_on_the_pixel_whose_value_it_holds(name: str) -> None:
-    assert compare_by_zoom(STACKS[name], None) == 24 * 34 * 38
+    compared = compare_by_zoom(STACKS[name], zoom)
+    assert compared > 200
+    assert zoom is not None or compared == 24 * 34 * 38
 
 
 angles = st.floats(-180, 180)
 tilts = st.just(0.0) | st.floats(0.5, 25) | st.floats(-25, -0.5)
 shares = st.floats(0.4, 1.8)
+
+
+stacks = st.builds(
+    lambda turn, tilt, column_tilt, gap: acquire(
+        *turned(*turn), tilt_deg=tilt, column_tilt_deg=column_tilt, gaps=np.full(11, gap), size=(14, 16)
+    ),
+    st.tuples(angles, angles, angles),
+    tilts,
+    tilts,
+    st.floats(0.6, 2.5),
+)
+"""Regular stacks of 12 slices: any orientation, any tilt."""
 
 
 @settings(deadline=None, max_examples=25)
@@ -329,9 +339,11 @@ def test_any_stack_by_zoom_or_native_lies_where_the_affine_says(
     assert compare_by_zoom(stack, zoom) > 0
 
 
-@pytest.mark.parametrize("name", [*STACKS, *IRREGULAR])
+@pytest.mark.parametrize(
+    "name", ["axial", "tilt+25", "tilt-25", "tilted-sagittal", "tilted-both-ways-oblique", *IRREGULAR]
+)
 def test_what_no_slice_reaches_is_air(name: str) -> None:
-    stack = {**STACKS, **IRREGULAR}[name]
+    stack = ANY[name]
     result = converted(stack, np.full(stack.pixels_lps().shape[:3], 40.0), spacing_mm=(1.0, 1.0, 1.0))
     hu = result.volume.astype(np.float64) * WIDTH + WINDOW[0]
     lps = voxels_lps(result)
@@ -347,9 +359,8 @@ def test_what_no_slice_reaches_is_air(name: str) -> None:
         assert out.sum() > 50
 
 
-@pytest.mark.parametrize("name", [*STACKS, *IRREGULAR])
-def test_axes_grow_to_superior_posterior_and_left_as_near_as_the_scan_allows(name: str) -> None:
-    stack = {**STACKS, **IRREGULAR}[name]
+@given(stacks)
+def test_axes_grow_to_superior_posterior_and_left_as_near_as_the_scan_allows(stack: Acquired) -> None:
     geometry = make_grid(stack.layout(), spacing_mm=(1.0, 1.0, 1.0)).geometry
     directions = geometry.affine_lps[:3, :3].T
     np.testing.assert_allclose(directions @ directions.T, np.eye(3), atol=1e-9)
@@ -361,7 +372,7 @@ def test_axes_grow_to_superior_posterior_and_left_as_near_as_the_scan_allows(nam
             assert float((other * wanted).sum()) <= achieved + 1e-9
 
 
-RIGHT_HANDED = [(a * s, b * t) for (a, b), s, t in product(permutations(np.eye(3), 2), (-1, 1), (-1, 1))]
+RIGHT_HANDED = [(a * s, b * t) for (a, b), s, t in pairwise(list(permutations(np.eye(3), 2)), (-1, 1), (-1, 1))]
 
 
 @pytest.mark.parametrize(("to_columns", "to_rows"), RIGHT_HANDED, ids=[f"{c}{r}" for c, r in RIGHT_HANDED])
@@ -452,9 +463,9 @@ def test_the_field_of_view_keeps_its_center_and_the_first_plane_its_slice(
     np.testing.assert_allclose(middle[:3], (pixels[0, 0] + pixels[-1, -1]) / 2, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [*STACKS, *IRREGULAR])
-def test_by_spacing_the_volume_is_orthogonal_and_covers_every_pixel(name: str) -> None:
-    stack = {**STACKS, **IRREGULAR}[name]
+@settings(max_examples=50)
+@given(stacks | st.sampled_from(list(IRREGULAR.values())))
+def test_by_spacing_the_volume_is_orthogonal_and_covers_every_pixel(stack: Acquired) -> None:
     spacing = (0.9, 0.8, 0.7)
     geometry = make_grid(stack.layout(), spacing_mm=spacing).geometry
     np.testing.assert_allclose(np.linalg.norm(geometry.affine_lps[:3, :3], axis=0), spacing, atol=1e-9)
@@ -467,10 +478,9 @@ def test_by_spacing_the_volume_is_orthogonal_and_covers_every_pixel(name: str) -
         assert at.max() <= geometry.shape[axis] - 0.5 + slack
 
 
-@pytest.mark.parametrize("name", STACKS)
-@pytest.mark.parametrize("zoom", [(1.0, 0.5, 0.5), (0.7, 1.3, 0.8)], ids=str)
-def test_by_zoom_the_outer_voxels_are_the_outer_pixels(name: str, zoom: tuple[float, float, float]) -> None:
-    stack = STACKS[name]
+@settings(max_examples=50)
+@given(stacks, st.tuples(*[st.floats(0.4, 1.8)] * 3))
+def test_by_zoom_the_outer_voxels_are_the_outer_pixels(stack: Acquired, zoom: tuple[float, float, float]) -> None:
     geometry = make_grid(stack.layout(), zoom=zoom).geometry
     corners = np.array(list(product(*[(0, n - 1) for n in geometry.shape])))
     found = corners @ geometry.affine_lps[:3, :3].T + geometry.affine_lps[:3, 3]
@@ -511,16 +521,11 @@ def test_a_zoom_that_leaves_nothing_is_refused(zoom: tuple[float, float, float])
     assert raised.value.code == "inconsistent-slices"
 
 
-@pytest.mark.parametrize(
-    ("name", "grid"),
-    [
-        *product([*STACKS, *IRREGULAR], [{"spacing_mm": (1.0, 0.9, 0.8)}]),
-        *product(STACKS, [{"zoom": (0.8, 0.7, 0.9)}, {}]),
-    ],
-    ids=str,
-)
-def test_slices_are_found_again_along_the_slice_axis(name: str, grid: dict[str, object]) -> None:
-    stack = {**STACKS, **IRREGULAR}[name]
+@settings(max_examples=50)
+@given(stacks, st.sampled_from([{"spacing_mm": (1.0, 0.9, 0.8)}, {"zoom": (0.8, 0.7, 0.9)}, {}]))
+@example(IRREGULAR["4-and-7-mm-tilted"], {"spacing_mm": (1.0, 0.9, 0.8)})
+@example(IRREGULAR["jitter-oblique"], {"spacing_mm": (1.0, 0.9, 0.8)})
+def test_slices_are_found_again_along_the_slice_axis(stack: Acquired, grid: dict[str, object]) -> None:
     result = converted(stack, np.zeros(stack.pixels_lps().shape[:3]), **grid)
     axis, affine = result.geometry.slice_axis, result.geometry.affine_lps
     direction = affine[:3, axis] / np.linalg.norm(affine[:3, axis])
@@ -552,9 +557,13 @@ def test_the_geometry_tells_size_and_spacing_of_the_source_in_the_volumes_order(
     assert geometry.source_spacing_mm == pytest.approx((0.7, 0.9, 1.6))
 
 
-@pytest.mark.parametrize("name", STACKS)
-def test_the_tilt_is_kept_with_the_volume(name: str) -> None:
-    stack = STACKS[name]
+def test_a_length_that_falls_short_by_a_printed_digit_loses_no_plane() -> None:
+    stack = acquire(X, Y, gaps=np.full(10, 1.0 - 1e-7))
+    assert make_grid(stack.layout(), spacing_mm=(1.0, 1.0, 1.0)).geometry.shape[0] == 11
+
+
+@given(stacks)
+def test_the_tilt_is_kept_with_the_volume(stack: Acquired) -> None:
     geometry = make_grid(stack.layout(), spacing_mm=(1.0, 1.0, 1.0)).geometry
     step = stack.position[1] - stack.position[0]
     expected = np.degrees(np.arccos(np.clip(step @ stack.normal / np.linalg.norm(step), -1, 1)))
@@ -575,6 +584,16 @@ def test_zoom_and_native_refuse_slices_at_unequal_distances(
     with pytest.raises(SeriesError, match=numbers) as raised:
         make_grid(acquire(X, Y, gaps=np.array(gaps)).layout(), **grid)
     assert raised.value.code == code
+
+
+def test_zoom_and_native_refuse_slices_that_jump_in_plane_and_spacing_takes_them() -> None:
+    along = np.arange(12.0)
+    layout = _axial(np.stack([np.where(along < 6, 0.0, 0.5), 0 * along, along], axis=1)).layout()
+    for grid in ({"zoom": (1.0, 0.5, 0.5)}, {}):
+        with pytest.raises(SeriesError, match="jump in plane") as raised:
+            make_grid(layout, **grid)  # type: ignore[arg-type]
+        assert raised.value.code == "inconsistent-slices"
+    assert make_grid(layout, spacing_mm=(1.0, 0.5, 0.5)).geometry.shape[0] == 12
 
 
 def test_positions_printed_with_two_decimals_move_no_voxel() -> None:

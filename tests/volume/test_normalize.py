@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pairwise import pairwise
 
 from etl.volume.normalize import normalize
 
@@ -23,9 +24,9 @@ def in_window(hu: np.ndarray, window: tuple[int, int]) -> np.ndarray:
     return (np.clip(hu.astype(np.float64), low, high) - low) / (high - low)
 
 
-@pytest.mark.parametrize("window", WINDOWS)
-@pytest.mark.parametrize("center", ["none", "volume", 0.25, -3.0])
-@pytest.mark.parametrize("bits", ["full", 4, 13, 23])
+@pytest.mark.parametrize(
+    ("window", "center", "bits"), pairwise(WINDOWS, ["none", "volume", 0.25, -3.0], ["full", 4, 13, 23])
+)
 def test_values_are_windowed_centered_and_rounded(window: tuple[int, int], center: Any, bits: Any) -> None:
     hu = random_hu()
     unit = in_window(hu, window)
