@@ -19,20 +19,21 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pairwise import each_once, pairwise
 from pydicom import DataElement, Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.uid import UID, CTImageStorage
 
 from etl.config import Config
-from etl.dicom.pixels import check_pixel_format, read_slices
+from etl.dicom.pixels import read_slices
 from etl.dicom.sources import find_sources
 from etl.entry import Entry
 from etl.errors import SeriesError
 from etl.plan.plan import SeriesTask, make_plan
 from etl.process.read_hu import convert_task, read_hounsfield
 from etl.scan.scan import merge_scans, scan_source
-from etl.stack import PixelFormat, Stack
+from etl.stack import Stack
 from etl.volume.quality import Quality
 from etl.volume.validity import PaddingFill
 
@@ -218,36 +219,30 @@ def expected_hu(layout: Layout, values: Stored) -> NDArray[np.float64]:
 
 # --- words and bits -------------------------------------------------------------------------------------
 
-LAYOUTS: dict[str, Layout] = {
-    "16-signed": Layout(),
-    "16-unsigned": Layout(signed=False),
-    "12-unsigned": Layout(stored=12, signed=False),
-    "12-signed-extended": Layout(stored=12),
-    "12-signed-junk": Layout(stored=12, junk=True),
-    "12-unsigned-junk": Layout(stored=12, signed=False, junk=True),
-    "10-unsigned-junk": Layout(stored=10, signed=False, junk=True),
-    "14-signed": Layout(stored=14),
-    "15-signed-junk": Layout(stored=15, junk=True),
-    "12-at-the-top": Layout(stored=12, high_bit=15),
-    "12-at-the-top-unsigned-junk": Layout(stored=12, high_bit=15, signed=False, junk=True),
-    "12-in-the-middle-junk": Layout(stored=12, high_bit=13, junk=True),
-    "8-unsigned": Layout(allocated=8, stored=8, signed=False, slope="8.5"),
-    "8-signed": Layout(allocated=8, stored=8, slope="8"),
-    "8-in-16-junk": Layout(stored=8, signed=False, junk=True),
-    "fractional-slope": Layout(stored=12, signed=False, slope="0.25", intercept="-500.5"),
-}
+PLACES = [(16, 16, 15), (16, 12, 11), (16, 12, 15), (16, 12, 13), (8, 8, 7)]
+"""Bits Allocated, Bits Stored, High Bit."""
+NATIVE = [IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE]
+"""Syntaxes that keep words as they are."""
 
 
-@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE])
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_stored_bits_become_hu_whatever_lies_beside_them(name: str, syntax: str, tmp_path: Path) -> None:
-    layout = replace(LAYOUTS[name], syntax=syntax)
+@pytest.mark.parametrize(
+    ("syntax", "place", "signed", "junk", "rescale"),
+    pairwise(NATIVE, PLACES, [True, False], [True, False], [("1", "-1024"), ("0.25", "-500.5")]),
+    ids=str,
+)
+def test_stored_bits_become_hu_whatever_lies_beside_them(
+    syntax: str, place: tuple[int, int, int], signed: bool, junk: bool, rescale: tuple[str, str], tmp_path: Path
+) -> None:
+    allocated, stored, high_bit = place
+    slope, intercept = rescale
+    layout = Layout(
+        syntax, allocated, stored, high_bit, signed=signed, junk=junk, slope=slope, intercept=intercept
+    )
     values = layout.values((7, 9))
     np.testing.assert_allclose(hounsfield(write(tmp_path, layout, values)), expected_hu(layout, values), rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(1, 7), (5, 1), (3, 3), (13, 11)])
-@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE])
+@pytest.mark.parametrize(("syntax", "shape"), each_once(NATIVE, [(1, 7), (5, 1), (3, 3), (13, 11)]), ids=str)
 def test_odd_matrices_of_bytes_are_padded_to_an_even_length_and_read(
     syntax: str, shape: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -299,9 +294,9 @@ def masked(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_], tuple[st
     return AS_AIR(hu, padded), padded, quality.warnings()
 
 
-@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED, RLE, JPEG_LS, JPEG_2000])
-@pytest.mark.parametrize("declared", ["SS", "US"])
-@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    ("syntax", "declared", "signed"), pairwise([*NATIVE, JPEG_LS, JPEG_2000], ["SS", "US"], [True, False])
+)
 def test_padding_is_found_whatever_signedness_it_is_declared_with(
     signed: bool, declared: str, syntax: str, tmp_path: Path
 ) -> None:
@@ -365,7 +360,7 @@ def test_the_range_up_to_the_padding_limit_is_masked(value: int, limit: int, tmp
     assert (hu[4, 10], hu[4, 11]) == (-2523, -3025)
 
 
-@pytest.mark.parametrize(("value", "intercept"), [(-2000, "-1024"), (-2000, "0"), (-976, "-1024")])
+@pytest.mark.parametrize(("value", "intercept"), [(-2000, "0"), (-976, "-1024")])
 def test_a_plateau_that_no_attribute_declares_is_masked_and_flagged(
     value: int, intercept: str, tmp_path: Path
 ) -> None:
@@ -399,9 +394,9 @@ ENCODED = {
 }
 
 
-@pytest.mark.parametrize("shape", [(64, 48), (37, 41)])
-@pytest.mark.parametrize("syntax", [RLE, JPEG_LS, JPEG_2000])
-@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.parametrize(
+    ("name", "syntax", "shape"), pairwise([*ENCODED], [RLE, JPEG_LS, JPEG_2000], [(64, 48), (37, 41)]), ids=str
+)
 def test_what_pydicom_encodes_without_loss_comes_back(
     name: str, syntax: str, shape: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -417,8 +412,7 @@ def _jpeg_lossless(layout: Layout, values: Stored) -> bytes:
     return bytes(imagecodecs.jpeg8_encode(unsigned, lossless=True, bitspersample=layout.stored))
 
 
-@pytest.mark.parametrize("syntax", [JPEG_LOSSLESS, JPEG_LOSSLESS_SV1])
-@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.parametrize(("name", "syntax"), each_once([*ENCODED], [JPEG_LOSSLESS, JPEG_LOSSLESS_SV1]))
 def test_jpeg_lossless_comes_back(name: str, syntax: str, tmp_path: Path) -> None:
     layout = replace(ENCODED[name], syntax=syntax)
     values = layout.values((17, 13))
@@ -431,8 +425,9 @@ def _htj2k(layout: Layout, values: Stored) -> bytes:
 
 
 @pytest.mark.skipif(not imagecodecs.HTJ2K.available, reason="no encoder of HTJ2K is installed to make the input")
-@pytest.mark.parametrize("syntax", [HTJ2K, HTJ2K_RPCL])
-@pytest.mark.parametrize("name", ["16-signed", "16-unsigned", "8-unsigned"])
+@pytest.mark.parametrize(
+    ("name", "syntax"), each_once(["16-signed", "16-unsigned", "8-unsigned"], [HTJ2K, HTJ2K_RPCL])
+)
 def test_high_throughput_jpeg_2000_comes_back(name: str, syntax: str, tmp_path: Path) -> None:
     layout = replace(ENCODED[name], syntax=syntax)
     values = layout.values((40, 36))
@@ -472,11 +467,8 @@ def test_lossy_jpeg_ls_and_jpeg_2000_are_read_closely_and_flagged(syntax: str, t
     assert np.abs(hounsfield(tmp_path / "I0") - expected_hu(layout, values)).max() <= 100
 
 
-@pytest.mark.parametrize(
-    "extra", [{"LossyImageCompression": "01"}, {"LossyImageCompression": "01", "LossyImageCompressionRatio": "12"}]
-)
-def test_pixels_that_were_lossy_once_are_flagged_in_any_syntax(extra: dict[str, str], tmp_path: Path) -> None:
-    layout = Layout(extra=extra)
+def test_pixels_that_were_lossy_once_are_flagged_in_any_syntax(tmp_path: Path) -> None:
+    layout = Layout(extra={"LossyImageCompression": "01"})
     assert scanned(write(tmp_path, layout, layout.values((4, 4)))).lossy
 
 
@@ -484,9 +476,7 @@ def test_pixels_that_were_lossy_once_are_flagged_in_any_syntax(extra: dict[str, 
     ("syntax", "name"),
     [
         ("1.2.840.10008.1.2.4.53", "JPEG Spectral Selection"),
-        ("1.2.840.10008.1.2.4.55", "JPEG Full Progression"),
         ("1.2.840.10008.1.2.4.100", "MPEG2"),
-        ("1.2.840.10008.1.2.4.94", "JPIP"),
     ],
 )
 def test_a_syntax_without_a_decoder_is_refused_by_its_name_and_uid(syntax: str, name: str, tmp_path: Path) -> None:
@@ -497,13 +487,6 @@ def test_a_syntax_without_a_decoder_is_refused_by_its_name_and_uid(syntax: str, 
     assert reason == "unsupported-transfer-syntax"
     assert syntax in detail
     assert name in detail
-
-
-@pytest.mark.parametrize(
-    "syntax", [EXPLICIT, RLE, JPEG_LS, JPEG_2000, HTJ2K, JPEG_BASELINE, JPEG_LOSSLESS_SV1, DEFLATED]
-)
-def test_decoders_are_there_by_default(syntax: str) -> None:
-    check_pixel_format(PixelFormat(syntax, 4, 4, 1, 16, 12, 11, 0, "MONOCHROME2", 1))
 
 
 # --- several frames -------------------------------------------------------------------------------------
@@ -529,8 +512,9 @@ def _multi_frame(folder: Path, layout: Layout, values: Stored, content: bytes, *
     return folder / "multi"
 
 
-@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN])
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    ("syntax", "bits"), [(IMPLICIT, 8), (EXPLICIT, 16), (DEFLATED, 8), (BIG_ENDIAN, 8), (BIG_ENDIAN, 16)]
+)
 def test_frames_lie_one_behind_the_other_without_gaps(bits: int, syntax: str, tmp_path: Path) -> None:
     layout = Layout(syntax=syntax, allocated=bits, stored=bits, signed=False)
     values = layout.values((3, 5, 7))
@@ -541,8 +525,9 @@ def test_frames_lie_one_behind_the_other_without_gaps(bits: int, syntax: str, tm
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("table", ["basic", "none", "extended"])
-@pytest.mark.parametrize("fragments", [1, 3])
+@pytest.mark.parametrize(
+    ("table", "fragments"), [("basic", 1), ("basic", 3), ("none", 1), ("none", 3), ("extended", 1)]
+)
 def test_frames_in_fragments_are_found_with_any_offset_table(table: str, fragments: int, tmp_path: Path) -> None:
     layout = Layout(syntax=JPEG_LOSSLESS_SV1, signed=False)
     values = layout.values((3, 16, 16))
@@ -607,12 +592,7 @@ CUT = {
 # The JPEG-LS decoder takes seconds to give up; once is enough.
 @pytest.mark.parametrize(
     ("name", "share"),
-    [
-        (name, share)
-        for name in CUT
-        for share in (0.4, 0.8, 0.97)
-        if (name, share) < ("jpeg-ls", 0.5) or name > "jpeg-ls"
-    ],
+    [(name, share) for name in CUT for share in (0.4, 0.97) if (name, share) != ("jpeg-ls", 0.97)],
 )
 def test_a_cut_encoded_file_is_refused_and_never_filled_in(name: str, share: float, tmp_path: Path) -> None:
     layout, encode = CUT[name]
