@@ -43,7 +43,6 @@ WRONG = {
     "quiet": ["q", 0],
 }  # fmt: skip
 GRID = {"spacing_mm": [1.0, 1.0, 1.0]}
-CASES = [(name, value) for name, values in WRONG.items() for value in values]
 
 
 def shown(value: Any) -> str:
@@ -54,14 +53,22 @@ def test_every_option_has_wrong_values_in_this_table() -> None:
     assert set(WRONG) == {f.name for f in fields(Config)}
 
 
-@pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{n}={v!r}" for n, v in CASES])
-def test_a_wrong_value_is_refused_by_option_value_and_what_is_allowed(name: str, value: Any) -> None:
-    with pytest.raises(UsageError) as raised:
+def refusal(name: str, value: Any) -> str:
+    """Give the message that refuses a value; empty where it is taken."""
+    try:
         build_config({} if name in {"spacing_mm", "zoom", "native"} else GRID, {name: value})
-    message = str(raised.value)
-    assert message.startswith("--" + name.replace("_", "-") + " " + shown(value))
-    assert len(message.split("allowed is ")[1]) > 3
-    assert "\n" not in message
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_refused_by_option_value_and_what_is_allowed(name: str) -> None:
+    for value in WRONG[name]:
+        message = refusal(name, value)
+        assert message.startswith("--" + name.replace("_", "-") + " " + shown(value)), repr(value)
+        assert len(message.split("allowed is ")[1]) > 3
+        assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -155,7 +162,7 @@ def test_keys_may_have_dashes_or_underscores(tmp_path: Path) -> None:
     assert values[0] == values[1] == {"spacing_mm": (2.0, 1.0, 1.0), "min_slices": 20, "max_gap_mm": 3.0}
 
 
-@pytest.mark.parametrize("key", ["spacing", "Window", "spacing mm", "workers_", "recipe"])
+@pytest.mark.parametrize("key", ["spacing", "Window", "recipe"])
 def test_an_unknown_key_is_refused_by_name_with_the_allowed_ones(tmp_path: Path, key: str) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(f'"{key}" = 17\n', "utf-8")
@@ -182,14 +189,13 @@ def test_a_wrong_value_in_a_file_is_refused_as_on_the_command_line(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("options", "grid"),
+    ("preset", "options", "grid"),
     [
-        ({"spacing-mm": "2"}, ((2.0, 2.0, 2.0), None, False)),
-        ({"zoom": "1,.5,.5"}, (None, (1.0, 0.5, 0.5), False)),
-        ({"native": True}, (None, None, True)),
+        ("article", {"spacing-mm": "2"}, ((2.0, 2.0, 2.0), None, False)),
+        ("head-ct", {"zoom": "1,.5,.5"}, (None, (1.0, 0.5, 0.5), False)),
+        ("head-ct", {"native": True}, (None, None, True)),
     ],
 )
-@pytest.mark.parametrize("preset", ["head-ct", "article"])
 def test_a_grid_on_the_command_line_replaces_the_presets(
     preset: str, options: dict[str, Any], grid: tuple[Any, ...]
 ) -> None:

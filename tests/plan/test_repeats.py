@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pairwise import each_once
 
 from etl.errors import SeriesError
 from etl.plan.repeats import drop_copies, split_repeats
@@ -166,8 +167,7 @@ def test_positions_that_differ_in_the_last_digit_only_are_one_place() -> None:
     assert split([0, 5, 0.004, 5.003], temporal_position=[1, 1, 2, 2]) == [[0, 1], [2, 3]]
 
 
-@pytest.mark.parametrize("further_mm", [0.02, 0.05, 1.0, 2.5])
-@pytest.mark.parametrize("name", COLUMNS)
+@pytest.mark.parametrize(("name", "further_mm"), each_once(list(COLUMNS), [0.02, 0.05, 1.0, 2.5]))
 def test_a_second_scan_that_lies_a_little_further_on_is_a_stack_of_its_own(name: str, further_mm: float) -> None:
     z = [5.0 * k for k in range(6)]
     values = {name.replace(" ", "_"): [1.0] * 6 + [2.0] * 6}

@@ -46,35 +46,31 @@ def test_a_series_without_metadata_is_unfinished(store):
     assert found.published == (SERIES,)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_a_file_that_zarr_had_not_renamed_yet_is_partial(store):
+    names = [
         f"zarr.{HEX}.partial",
         f"P1/zarr.{HEX}.partial",
         f"{SERIES}/zarr.{HEX}.partial",
         f"{SERIES}/volume/c/0/0/0.{HEX}.partial",
-    ],
-)
-def test_a_file_that_zarr_had_not_renamed_yet_is_partial(store, name):
-    put(store, name)
+    ]
+    for name in names:
+        put(store, name)
     found = take_inventory(store)
-    assert (found.partial, found.foreign) == ((name,), ())
+    assert (sorted(found.partial), found.foreign) == (sorted(names), ())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_anything_else_is_foreign(store):
+    names = [
         "notes.txt", ".DS_Store", "P1/notes.txt", f"{SERIES}/notes.txt", f"{SERIES}/labels/zarr.json",
         "P1/labels/zarr.json", "P1/0003-0123ABCD/x", "P1/3-0123abcd/x", "P1/0003-0123abcd-x/x",
         f"{SERIES}/.zattrs", "thesis.partial",
-    ],
-)  # fmt: skip
-def test_anything_else_is_foreign(store, name):
-    put(store, name)
+    ]  # fmt: skip
+    for name in names:
+        put(store, name)
     found = take_inventory(store)
     assert found.published == (SERIES,)
     assert (found.unfinished, found.partial) == ((), ())
-    assert any(name == place or name.startswith(f"{place}/") for place in found.foreign)
+    assert [name for name in names if not any(name == f or name.startswith(f"{f}/") for f in found.foreign)] == []
 
 
 def test_links_are_foreign_and_not_followed(store, tmp_path_factory):
@@ -87,9 +83,9 @@ def test_links_are_foreign_and_not_followed(store, tmp_path_factory):
     assert set(found.foreign) == {"P9", "P1/0009-00000000"}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"[]", b"3", b'"x"', b"null", b"{", b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_json_object_is_none(content):
-    assert parsed(content) is None
+def test_what_is_no_json_object_is_none():
+    for content in (None, b"", b"[]", b"3", b'"x"', b"null", b"{", b"\xff\xfe", b"[" * 100_000):
+        assert parsed(content) is None, content
 
 
 def test_a_json_object_is_read():
