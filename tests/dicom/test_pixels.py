@@ -644,6 +644,14 @@ def test_a_frame_of_another_shape_than_rows_and_columns_is_refused(name: str, tm
     assert failure(tmp_path / "in")[0] in {"undecodable", "inconsistent-slices"}
 
 
+def test_a_jpeg_with_fewer_bits_than_the_header_says_is_refused(tmp_path: Path) -> None:
+    def narrow(_: Layout, values: Stored) -> bytes:
+        return bytes(imagecodecs.jpeg8_encode((values >> 4).astype(np.uint8), lossless=True))
+
+    series(tmp_path / "in", Layout(JPEG_LOSSLESS_SV1, stored=12, signed=False), encode=narrow)
+    assert failure(tmp_path / "in")[0] == "undecodable"
+
+
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_cut_deflated_file_is_told_and_nothing_is_written_without_it(share: float, tmp_path: Path) -> None:
     paths = series(tmp_path / "in", Layout(syntax=DEFLATED), count=8)

@@ -10,23 +10,27 @@ import zarr
 
 import etl.store.durable
 from etl.errors import StoreConflictError, UsageError
-from etl.store.encoding import encode_series
+from etl.store.encoding import encode_series, uid_array
 from etl.store.finish import finish_store
 from etl.store.keys import LocalKeys
-from etl.store.publish import publish, published
+from etl.store.publish import is_whole, publish, published
 from etl.store.root import check_root, prepare_root
 
 RECIPE = {"spacing_mm": [1.0, 1.0, 1.0], "window": [-1000, 2000], "center": 0.25}
 
 
-def encoded(value=0.5, patient_id="P1", hu=40):
+def encoded(value=0.5, patient_id="P1", hu=40, validity=None):
     histogram = np.zeros(3001, np.uint32)
     histogram[hu + 1000] = 60
     return encode_series(
         volume=np.full((3, 4, 5), value, np.float32),
         histogram=histogram,
-        validity=None,
-        source={"position_mm": np.arange(3.0)},
+        validity=validity,
+        source={
+            "sop_instance_uid": uid_array(np.array([b"1.2.1", b"1.2.2", b"1.2.3"])),
+            "position_mm": np.arange(3.0),
+            "instance_number": np.arange(1, 4, dtype=np.int32),
+        },
         attributes={"ct_etl": {"patient_id": patient_id}, "dicom": {}, "ome": {}},
     )
 
@@ -143,6 +147,29 @@ def test_the_metadata_of_a_series_is_its_last_key(keys, path, monkeypatch):
     metadata = [i for i, key in enumerate(written) if key.endswith("zarr.json")]
     assert max(chunks) < min(source)
     assert max(source) < min(metadata)
+
+
+def test_a_series_that_lacks_any_chunk_or_array_is_not_whole(keys, path):
+    """What an array has of its own: metadata and the one shard; also of validity, which not every series has."""
+    content = encoded(validity=np.eye(4, 5, dtype=np.uint8)[None].repeat(3, axis=0))
+    publish(keys, "P1/0001-a", content)
+    assert is_whole(keys, "P1/0001-a")
+    parts = [key for key in content if "/c/" in key or (path / "P1/0001-a" / key).parent.joinpath("c").is_dir()]
+    assert {key.split("/")[0] for key in parts} == {"volume", "validity", "hu_histogram", "source"}
+    for key in parts:
+        file = path / "P1/0001-a" / key
+        before = file.read_bytes()
+        file.unlink()
+        assert not is_whole(keys, "P1/0001-a"), key
+        file.write_bytes(b"")
+        assert not is_whole(keys, "P1/0001-a"), key
+        file.write_bytes(before)
+    assert is_whole(keys, "P1/0001-a")
+
+
+def test_a_series_without_validity_is_whole(keys):
+    publish(keys, "P1/0001-a", encoded())
+    assert is_whole(keys, "P1/0001-a")
 
 
 def test_publishing_gives_the_bytes_written(keys, path):

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 
 import pytest
+from distributed import Client
 
 import etl.workers.dask_pool
 import etl.workers.local_cluster
@@ -20,7 +21,7 @@ from etl.plan.plan import SeriesTask, make_plan
 from etl.process.series import Receipt
 from etl.run.run import run
 from etl.scan.scan import scan_source
-from etl.workers.pool import open_pool
+from etl.workers.pool import SerialPool, open_pool
 
 MAX_MESSAGE = 64 << 10
 # Together two are more than the memory that the tests let there be.
@@ -76,31 +77,37 @@ def test_workers_have_one_blas_thread_and_an_allocator_that_may_learn(pool):
     assert "MALLOC_TRIM_THRESHOLD_" not in found
 
 
-@pytest.mark.slow
 def test_a_run_says_what_memory_each_series_needs(tmp_path, monkeypatch):
     write_benchmark(tmp_path / "dicom", 3, 16, rows=32)
-    submitted = []
-    submit = etl.workers.dask_pool._Calls._submit
+    needs, whole = [], SerialPool.map
 
-    def recorded(calls, batch, need):
-        submitted.append((batch, need))
-        return submit(calls, batch, need)
+    def recorded(pool, function, items, *shared, share, memory_bytes):
+        needs.extend(memory_bytes(item) for item in items if isinstance(item, SeriesTask))
+        return whole(pool, function, items, *shared, share=share, memory_bytes=memory_bytes)
 
-    monkeypatch.setattr(etl.workers.dask_pool._Calls, "_submit", recorded)
-    config = build_config(load_preset("head-ct"), {"workers": 2, "quiet": True})
+    monkeypatch.setattr(SerialPool, "map", recorded)
+    config = build_config(load_preset("head-ct"), {"workers": 0, "quiet": True})
     assert not run([str(tmp_path / "dicom")], str(tmp_path / "store.zarr"), config).has_failures
-    needs = [need for batch, need in submitted if isinstance(batch[0], SeriesTask)]
     # A volume of float32 at the least.
     assert len(needs) == 3
     assert min(needs) > 32 * 32 * 16 * 4
 
 
-@pytest.mark.parametrize(("count", "share", "most"), [(10, 0.3, 100), (10, 0.01, 4), (3, 5.0, 9), (5, 0.1, 0)])
-def test_batches_hold_everything_in_order_and_keep_both_bounds(count, share, most):
-    batches = list(etl.workers.dask_pool._batched(range(count), lambda _: share, most))
-    assert [item for batch in batches for item in batch] == list(range(count))
-    for batch in batches:
-        assert len(batch) == 1 or (len(batch) <= most and len(batch) * share <= 1 + 1e-9)
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "share", "most"), [(700, 0.3, 3), (700, 0.001, 700), (3, 5.0, 1)])
+def test_messages_hold_everything_in_order_and_keep_their_bound(pool, monkeypatch, count, share, most):
+    sent, whole = [], Client.submit
+
+    def recorded(client, call, function, batch, *shared, **options):
+        sent.append(batch)
+        return whole(client, call, function, batch, *shared, **options)
+
+    monkeypatch.setattr(Client, "submit", recorded)
+    assert len(list(pool.map(double, range(count), 1, share=lambda _: share, memory_bytes=lambda _: 0))) == count
+    assert [item for batch in sent for item in batch] == list(range(count))
+    assert max(map(len, sent)) <= most
+    # Many items go together, and leave enough messages for both workers.
+    assert count < 100 or 20 <= len(sent) < count
 
 
 def test_a_task_of_256_slices_and_its_answer_are_small_messages(tmp_path):
