@@ -72,38 +72,37 @@ def test_a_wrong_value_is_refused_by_option_value_and_what_is_allowed(name: str)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "expected"),
+    ("name", "values"),
     [
-        ("spacing_mm", "2", (2.0, 2.0, 2.0)),
-        ("spacing_mm", "5,1,.5", (5.0, 1.0, 0.5)),
-        ("spacing_mm", 1, (1.0, 1.0, 1.0)),
-        ("spacing_mm", "0.05,50,1", (0.05, 50.0, 1.0)),
-        ("zoom", "1,.5,.5", (1.0, 0.5, 0.5)),
-        ("native", True, True),
-        ("window", "-100,100", (-100, 100)),
-        ("window", [-32768, 32767], (-32768, 32767)),
-        ("center", "volume", "volume"),
-        ("center", "none", "none"),
-        ("center", "0.25", 0.25),
-        ("center", -10, -10.0),
-        ("precision_bits", "full", "full"),
-        ("precision_bits", "4", 4),
-        ("precision_bits", 23, 23),
-        ("chunk", "1,64,4096", (1, 64, 4096)),
-        ("max_gap_mm", "0", 0.0),
-        ("slice_count", "140", 140),
-        ("min_slices", 2, 2),
-        ("series", "default", "default"),
-        ("workers", "auto", "auto"),
-        ("workers", "0", 0),
-        ("scheduler", "tcp://127.0.0.1:8786", "tcp://127.0.0.1:8786"),
+        (
+            "spacing_mm",
+            [
+                ("2", (2.0, 2.0, 2.0)),
+                ("5,1,.5", (5.0, 1.0, 0.5)),
+                (1, (1.0, 1.0, 1.0)),
+                ("0.05,50,1", (0.05, 50.0, 1.0)),
+            ],
+        ),
+        ("zoom", [("1,.5,.5", (1.0, 0.5, 0.5))]),
+        ("native", [(True, True)]),
+        ("window", [("-100,100", (-100, 100)), ([-32768, 32767], (-32768, 32767))]),
+        ("center", [("volume", "volume"), ("none", "none"), ("0.25", 0.25), (-10, -10.0)]),
+        ("precision_bits", [("full", "full"), ("4", 4), (23, 23)]),
+        ("chunk", [("1,64,4096", (1, 64, 4096))]),
+        ("max_gap_mm", [("0", 0.0)]),
+        ("slice_count", [("140", 140)]),
+        ("min_slices", [(2, 2)]),
+        ("series", [("default", "default")]),
+        ("workers", [("auto", "auto"), ("0", 0)]),
+        ("scheduler", [("tcp://127.0.0.1:8786", "tcp://127.0.0.1:8786")]),
     ],
 )
-def test_a_right_value_is_taken_as_typed_or_as_a_number(name: str, value: Any, expected: Any) -> None:
+def test_a_right_value_is_taken_as_typed_or_as_a_number(name: str, values: list[tuple[Any, Any]]) -> None:
     grid = {} if name in {"spacing_mm", "zoom", "native"} else GRID
-    found = getattr(build_config(grid, {name: value}), name)
-    assert found == expected
-    assert type(found) is type(expected)
+    for value, expected in values:
+        found = getattr(build_config(grid, {name: value}), name)
+        assert found == expected
+        assert type(found) is type(expected)
 
 
 def test_the_head_ct_preset_is_one_millimeter_with_one_center_for_all() -> None:

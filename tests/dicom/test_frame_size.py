@@ -7,6 +7,7 @@ import time
 import imagecodecs
 import numpy as np
 import pytest
+from pairwise import each_once
 
 from etl.dicom.frame_size import stated_size
 
@@ -20,8 +21,7 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("encoder", "size"), each_once([*ENCODERS] * 2, SIZES), ids=str)
 def test_the_size_is_that_of_the_image_that_was_encoded(encoder, size):
     image = np.random.default_rng(0).integers(0, 4096, size).astype(np.uint16)
     try:
@@ -45,11 +45,9 @@ def test_a_pad_byte_and_comments_do_not_hide_the_size(encoder):
         assert stated_size(encoded[:2] + b"\xff" * 9 + encoded[2:]) == (20, 30)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\xff\xd8\xff", bytes(100), b"GIF89a"]
-)
-def test_what_is_no_codestream_claims_nothing(content):
-    assert stated_size(content) is None
+def test_what_is_no_codestream_claims_nothing():
+    for content in (b"", b"\xff", b"\xff\xd8", b"\xff\x4f\xff\x51", b"\xff\xd8\xff", bytes(100), b"GIF89a"):
+        assert stated_size(content) is None, content
 
 
 def test_any_bytes_are_told_within_a_moment():

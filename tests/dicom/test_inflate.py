@@ -38,15 +38,14 @@ def test_a_deflated_file_is_what_pydicom_reads_from_it(deflated_file):
     assert found == truth
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"x", b"\0" * 132, b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\xff" * 12,
-     b"\0" * 128 + b"DICM" + b"\x02\0\0\0UL\x04\0" + b"\xff\xff\xff\xff" + b"x" * 200],
-)  # fmt: skip
-def test_any_other_file_is_given_back_at_its_start(content):
-    stream = io.BytesIO(content)
-    assert inflated(stream, limit_bytes=100) is stream
-    assert stream.tell() == 0
+def test_any_other_file_is_given_back_at_its_start():
+    others = [
+     b"", b"x", b"\0" * 132, b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\xff" * 12,
+     b"\0" * 128 + b"DICM" + b"\x02\0\0\0UL\x04\0" + b"\xff\xff\xff\xff" + b"x" * 200,
+    ]  # fmt: skip
+    for stream in map(io.BytesIO, others):
+        assert inflated(stream, limit_bytes=100) is stream
+        assert stream.tell() == 0
 
 
 def test_a_plain_file_is_given_back_at_its_start(tmp_path):

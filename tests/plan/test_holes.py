@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +10,20 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from series import Edit, small_series
 
-from etl.phantom.acquisition import Acquisition
-from etl.phantom.files import write_localizer, write_series
+from etl.phantom.files import write_localizer
 from etl.phantom.head import HeadPhantom
 from etl.volume.gaps import find_missing, find_uncovered
 
 NAN = float("nan")
 QUICK = ("--spacing-mm", "3", "--min-slices", "2", "--workers", "0", "-q", "--json")
 SERIES, STUDY = "1.2.3.4", "1.2.3"
-Edit = Callable[[int, Dataset], object]
 
 
 def scan(folder: Path, at_mm: list[float], *, thickness_mm: float, numbers: list[int] | None = None,
          edit: Edit | None = None) -> None:  # fmt: skip
     """Write slices at the given places, numbered from 1 unless told."""
-    acquisition = Acquisition.regular(count=len(at_mm), rows=16, columns=16, pixel_spacing_mm=(16.0, 16.0))
 
     def place(index: int, dataset: Dataset) -> None:
         dataset.ImagePositionPatient = [-128.0, -128.0, at_mm[index]]
@@ -35,8 +32,10 @@ def scan(folder: Path, at_mm: list[float], *, thickness_mm: float, numbers: list
         if edit is not None:
             edit(index, dataset)
 
-    write_series(folder, HeadPhantom(), acquisition, patient_id="HOLES", study_uid=STUDY, series_uid=SERIES,
-                 edit=place)  # fmt: skip
+    small_series(
+        folder, "HOLES", count=len(at_mm), rows=16, pixel_spacing_mm=(16.0, 16.0), noise_hu=0, edit=place,
+        study_uid=STUDY, series_uid=SERIES,
+    )  # fmt: skip
 
 
 def every(step: float, count: int) -> list[float]:

@@ -17,6 +17,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pairwise import each_once, pairwise
 from pydicom.uid import UID
 
 from etl.config import Config
@@ -247,9 +248,9 @@ def test_voxels_lie_where_the_slices_say(name: str, tmp_path: Path) -> None:
     assert_right(volume, truth)
 
 
-@pytest.mark.parametrize("has_tag", [True, False], ids=["tag", "no-tag"])
-@pytest.mark.parametrize("orientation", ["axial", "oblique"])
-@pytest.mark.parametrize("tilt_deg", [-25.0, -3.0, 25.0])
+@pytest.mark.parametrize(
+    ("tilt_deg", "orientation", "has_tag"), pairwise([-25.0, -3.0, 25.0], ["axial", "oblique"], [True, False])
+)
 def test_a_tilted_gantry_is_undone_and_told(
     tilt_deg: float, orientation: str, has_tag: bool, tmp_path: Path
 ) -> None:
@@ -284,8 +285,7 @@ IRREGULAR = {
 }
 
 
-@pytest.mark.parametrize("tilt_deg", [0.0, 16.0])
-@pytest.mark.parametrize("name", IRREGULAR)
+@pytest.mark.parametrize(("name", "tilt_deg"), each_once([*IRREGULAR, "no-joint"], [0.0, 16.0]))
 def test_irregular_but_complete_stacks_are_interpolated_from_where_the_slices_are(
     name: str, tilt_deg: float, tmp_path: Path
 ) -> None:

@@ -159,8 +159,16 @@ def test_metadata_comes_last_and_the_groups_very_last() -> None:
     assert any(from_source)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 4), (9, 70, 66), (65, 64, 1), (130, 20, 20)])
-@pytest.mark.parametrize("chunk", [None, (4, 16, 16), (200, 200, 200)])
+@pytest.mark.parametrize(
+    ("shape", "chunk"),
+    [
+        ((1, 1, 1), None),
+        ((2, 3, 4), (4, 16, 16)),
+        ((9, 70, 66), (4, 16, 16)),
+        ((65, 64, 1), (200, 200, 200)),
+        ((130, 20, 20), None),
+    ],
+)
 def test_a_volume_is_one_shard(
     shape: tuple[int, int, int], chunk: tuple[int, int, int] | None, tmp_path: Path
 ) -> None:
