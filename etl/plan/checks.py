@@ -146,6 +146,7 @@ def stack_digest(stack: Stack) -> str:
         "slope": slices.slope,
         "intercept": slices.intercept,
         "thickness": slices.thickness_mm,
+        "instance_number": slices.instance_number,
         **{f"padding_{i}": slices.padding[:, i] for i in range(2)},
         **{name: np.array([getattr(fmt, name) for fmt in stack.formats])[slices.format] for name in bits},
     }
