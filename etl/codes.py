@@ -28,6 +28,22 @@ class WarningCode(_Code):
         "no-patient-id",
         "The files have no Patient ID. The name of their folder or zip stands in for it.",
     )
+    UNDECODABLE_PATIENT_ID = (
+        "undecodable-patient-id",
+        "Bytes of the Patient ID are no text in the character set that the file names. They stand as \\xNN.",
+    )
+    PATIENT_ID_CONFLICT = (
+        "patient-id-conflict",
+        "Files with this Patient ID have several birth dates, sexes or issuers. They may be of several people.",
+    )
+    INCOMPLETE_CONCATENATION = (
+        "incomplete-concatenation",
+        "A part of the multi-frame image is not there. The volumes that the others hold are whole.",
+    )
+    ASSUMED_HU = (
+        "assumed-hu",
+        "The files do not say what unit their values have. They were taken for Hounsfield units, as asked.",
+    )
     GANTRY_TILT = "gantry-tilt", "The gantry was tilted, so slices are sheared. A grid in mm straightens this."
     MISSING_SLICE = (
         "missing-slice",
@@ -119,6 +135,8 @@ class ExclusionCode(_Code):
     LOCALIZER = "localizer", "A scout view, not a volume."
     SECONDARY_CAPTURE = "secondary-capture", "A derived picture, not an acquired slice."
     TOO_FEW_SLICES = "too-few-slices", "Fewer slices than the configuration asks for."
+    SINGLE_POSITION = "single-position", "All slices lie at one position, as when a contrast agent is awaited."
+    MASK = "mask", "The pixels have two values only: a mask, not a scan."
     SLICE_COUNT = "slice-count", "Not the number of slices that the configuration asks for."
     NOT_SELECTED = "not-selected", "Another series of the patient is the one to keep."
     NO_PIXELS = "no-pixels", "The files hold no image."

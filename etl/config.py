@@ -79,6 +79,9 @@ class Config:
     max_gap_mm: float = _option(
         2.5, rules.GAP_MM, "Widest gap of a lost slice to interpolate.  [2.5]", "MM", in_recipe=True
     )
+    assume_hu: bool = _option(
+        False, rules.FLAG, "Take values of unspecified unit for Hounsfield units.", in_recipe=True
+    )
     slice_count: int | None = _option(None, rules.SLICES, "Only series of exactly N slices.", "N")
     min_slices: int = _option(8, rules.SLICES, "Only series of at least N slices.  [8]", "N")
     series: Literal["all", "default"] = _option(
@@ -116,6 +119,9 @@ class Config:
             elsewhere.
         """
         values = {name: getattr(self, name) for name, option in OPTIONS.items() if option.in_recipe}
+        if not self.assume_hu:
+            # Stores that were written before there was this option keep their digests.
+            del values["assume_hu"]
         return {
             **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()},
             "deidentify": key_digest,

@@ -10,12 +10,15 @@ import os
 import pickle
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.codes import FailureCode
+from etl.header import Header, Plane
 from etl.transfer_syntaxes import TRANSFER_SYNTAXES
 
 MAX_UID_CHARACTERS = 64
@@ -111,9 +114,13 @@ class Slices:
     padding: NDArray[np.float64]
     """(n, 2) Pixel Padding Value and Range Limit as the file states them, stored domain."""
     thickness_mm: NDArray[np.float64]
-    repeat: NDArray[np.float64]
-    """(n, 4) what may tell positions apart that occur more than once: temporal position, cardiac phase,
-    acquisition number, acquisition time in s."""
+    plane: NDArray[np.int32]
+    """Index into `Stack.planes`."""
+    header: NDArray[np.int32]
+    """Index into `Stack.headers`."""
+    marks: NDArray[np.int32]
+    """(n, k) what may tell slices apart, a column for each row of `etl.scan.distinctions`: indices into the texts
+    of `Stack.mark_values`."""
 
     def __len__(self) -> int:
         """Count the slices."""
@@ -130,6 +137,10 @@ class Slices:
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         picked = {name: column[chosen] for name, column in columns.items() if name != "locations"}
         return Slices(locations=tuple(self.locations[i] for i in chosen), **picked)
+
+    def without_marks(self) -> Slices:
+        """Give the same slices without their marks."""
+        return replace(self, marks=np.empty((len(self), 0), np.int32))
 
     @staticmethod
     def concatenate(parts: Sequence[Slices]) -> Slices:
@@ -167,9 +178,11 @@ class StackKey:
     has_pixels: bool
     patient_id_from_path: bool
     series_uid_from_path: bool = False
+    undecodable_patient_id: bool = False
+    """Some bytes of the Patient ID are no text in the file's character set, and stand as ``\\xNN``."""
 
     def bare(self) -> StackKey:
-        """Give the key without what may differ within a stack: last printed digits, and header noise."""
+        """Give the key without what may differ within a stack, or is told apart later: planes, header noise."""
         return replace(
             self,
             orientation=(),
@@ -177,12 +190,7 @@ class StackKey:
             series_number=0,
             study_instance_uid="",
             patient_id_from_path=False,
-        )
-
-    def is_near(self, other: StackKey) -> bool:
-        """Whether two keys with the same `bare` key belong to one stack."""
-        return _is_close(self.orientation, other.orientation, 1e-3) and _is_close(
-            self.pixel_spacing_mm, other.pixel_spacing_mm, 1e-4
+            undecodable_patient_id=False,
         )
 
 
@@ -197,11 +205,8 @@ def common_key(keys: Sequence[StackKey]) -> StackKey:
         series_number=numbers[0] if numbers else 0,
         study_instance_uid=min(key.study_instance_uid for key in keys),
         patient_id_from_path=any(key.patient_id_from_path for key in keys),
+        undecodable_patient_id=any(key.undecodable_patient_id for key in keys),
     )
-
-
-def _is_close(a: tuple[float, ...], b: tuple[float, ...], tolerance: float) -> bool:
-    return len(a) == len(b) and all(abs(x - y) <= tolerance for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,42 +221,76 @@ class Stack:
         Columns, one row a slice.
     formats : tuple of PixelFormat
         The distinct pixel formats; `Slices.format` points into it.
-    dicom : dict
-        Technical attributes on the allow-list, by DICOM keyword, of the slice with the smallest UID.
-    convolution_kernel : str
-        Convolution Kernel (0018,1210).
-    description : str
-        Series Description (0008,103E), lower case; for the choice of a default series only, it is free text.
-    image_type : str
-        Image Type (0008,0008), joined by a backslash.
-    has_contrast : bool
-        Contrast/Bolus Agent (0018,0010) is filled in.
-    lossy : bool
-        The pixels have been through a lossy compression.
-    burned_in_annotation : bool
-        Burned In Annotation (0028,0301) is YES.
+    planes : tuple of Plane
+        The distinct planes; `Slices.plane` points into it.
+    headers : tuple of Header
+        The distinct kinds of headers; `Slices.header` points into it.
+    mark_values : tuple of tuples of str
+        For each column of `Slices.marks` the texts that it points to.
     copies : Slices, optional
         Copies of slices that were dropped; their pixels have to be the same.
+    copied : tuple
+        For each of the copies what `etl.plan.repeats.copy_keys` gives for the slice that was kept.
+    compared : str
+        Names of the attributes in which copies with another UID were compared; empty where there are none.
     number : int
-        1 for the first stack of a series, then 2, 3 …
-    dropped : tuple of str
-        Keywords of attributes on the allow-list whose value was not kept.
+        1 for the first stack of a series.
+    told_apart_by : str
+        Canonical text of what tells the stack apart from the others of its series, as ``Keyword=value``; empty
+        where it has no others.
+    refusal : tuple of (FailureCode, str), optional
+        Why the slices cannot be one volume, found while they were told apart.
     """
 
     key: StackKey
     slices: Slices
     formats: tuple[PixelFormat, ...]
-    dicom: dict[str, object] = field(default_factory=dict)
-    convolution_kernel: str = ""
-    description: str = ""
-    image_type: str = ""
-    has_contrast: bool = False
-    lossy: bool = False
-    burned_in_annotation: bool = False
+    planes: tuple[Plane, ...] = ()
+    headers: tuple[Header, ...] = ()
+    mark_values: tuple[tuple[str, ...], ...] = ()
     copies: Slices | None = None
+    copied: tuple[tuple[object, ...], ...] = ()
+    compared: str = ""
     number: int = 1
-    dropped: tuple[str, ...] = ()
+    told_apart_by: str = ""
+    refusal: tuple[FailureCode, str] | None = None
 
     def with_slices(self, slices: Slices, *, number: int | None = None) -> Stack:
         """Give the same stack with other slices."""
         return replace(self, slices=slices, number=self.number if number is None else number)
+
+    def without_marks(self) -> Stack:
+        """Give the same stack without what told its slices apart: a worker has no use for it."""
+        slices = replace(self.slices, marks=np.empty((len(self.slices), 0), np.int32))
+        copies = (
+            None if self.copies is None else replace(self.copies, marks=np.empty((len(self.copies), 0), np.int32))
+        )
+        return replace(self, slices=slices, copies=copies, mark_values=())
+
+    @cached_property
+    def header(self) -> Header:
+        """What the slice with the smallest UID says; a stack without headers says nothing."""
+        if not self.headers:
+            return Header()
+        uids = self.slices.sop_instance_uid.tolist()
+        return self.headers[int(self.slices.header[uids.index(min(uids))])]
+
+    @cached_property
+    def own_headers(self) -> tuple[Header, ...]:
+        """The kinds of headers that slices of this stack have."""
+        return tuple(self.headers[i] for i in np.unique(self.slices.header)) if self.headers else ()
+
+    @property
+    def lossy(self) -> bool:
+        """Whether pixels have been through a lossy compression."""
+        return any(header.is_lossy for header in self.own_headers)
+
+    @property
+    def burned_in_annotation(self) -> bool:
+        """Whether Burned In Annotation (0028,0301) is YES somewhere."""
+        return any(header.has_burned_in_annotation for header in self.own_headers)
+
+    @property
+    def convolution_kernel(self) -> str:
+        """Convolution Kernel (0018,1210) of `header`."""
+        return self.header.convolution_kernel

@@ -19,6 +19,7 @@ WRONG = {
                    [1, 1], [1, 1, "x"], [1, 1, True], {}],
     "zoom": ["1", "0.5", "1,0,1", "1,2", "21,1,1", "1,nan,1", 1.0, [1.0], [1, 1, -1], "x"],
     "native": ["yes", 1, 0, "true", []],
+    "assume_hu": ["yes", 1],
     "window": ["0", "0,0", "10,-10", "0.5,10", "-40000,0", "0,40000", "a,b", "1,2,3", [0, INF], [0, NAN],
                [False, True], 5],
     "center": ["mean", "", "11", "-11", "nan", "inf", True, [1, 2], {}],
@@ -242,6 +243,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 OTHER_RECIPE = {
     "spacing_mm": "2", "zoom": "1,.5,.5", "native": True, "window": "0,80", "center": "none",
     "precision_bits": "full", "chunk": "8,8,8", "max_gap_mm": "3",
+    "assume_hu": True,
 }  # fmt: skip
 SAME_RECIPE = {
     "slice_count": "9", "min_slices": "9", "series": "default", "workers": "0", "scheduler": "tcp://127.0.0.1:1",

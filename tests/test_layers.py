@@ -18,7 +18,7 @@ PACKAGE = Path(etl.__file__).parent
 
 # A module may import its own package and what stands in an earlier row.
 LAYERS = (
-    {"codes", "transfer_syntaxes", "digests", "option_rules"},
+    {"codes", "transfer_syntaxes", "digests", "option_rules", "header"},
     {"errors", "entry", "stack"},
     {"config", "software"},
     {"volume", "dicom", "phantom"},

@@ -78,6 +78,7 @@ _TEXT_NUMBERS = frozenset({"DS", "IS", "TM"})
 # Code strings, identifiers and ages are ASCII whatever Specific Character Set says (DICOM PS3.5 6.1.2.2).
 _ASCII_TEXT = frozenset({"AS", "CS", "UI"})
 _ANY_TEXT = frozenset({"LO", "SH"})
+_BINARY_NUMBERS = frozenset({"AT", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"})
 _ESCAPE = b"\x1b"
 
 
@@ -134,6 +135,19 @@ def read_text(dataset: Dataset, keyword: str) -> str:
     if isinstance(found, MultiValue):
         found = "\\".join(str(part) for part in found)
     return "" if found is None else str(found).replace("\0", "").strip()
+
+
+def read_mark(dataset: Dataset, keyword: str) -> str:
+    """Give the value as text that is only compared: bytes beyond ASCII stay apart, whatever they stand for."""
+    element, raw, vr = _raw(dataset, keyword)
+    if element is None:
+        return ""
+    if raw is not None and vr not in _BINARY_NUMBERS:
+        return raw.decode("latin-1").strip(" \0")
+    found = read_value(dataset, keyword)
+    if isinstance(found, MultiValue | list | tuple):
+        return "\\".join(str(part) for part in found)
+    return "" if found is None else str(found).strip(" \0")
 
 
 def read_floats(dataset: Dataset, keyword: str) -> tuple[float, ...]:

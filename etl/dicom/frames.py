@@ -12,14 +12,17 @@ from typing import BinaryIO
 import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
-from pydicom.encaps import generate_frames
 
 from etl.codes import FailureCode
 from etl.dicom.containers import Opener
+from etl.dicom.encapsulated import split_frames
 from etl.dicom.inflate import inflated
 from etl.errors import SeriesError
 from etl.stack import Location, PixelFormat, Slices, Stack
-from etl.transfer_syntaxes import DEFLATED
+from etl.transfer_syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN
+
+# Tag, VR, two reserved bytes, length (DICOM PS3.5 7.1.2).
+_LONG_HEAD_BYTES = 12
 
 
 def read_frames(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[bytes]:
@@ -108,7 +111,7 @@ class _HeldFile:
             with self.open(slices, i, deflated=False) as stream:
                 stream.seek(int(slices.pixel_offset[i]))
                 content = stream.read() if length < 0 else stream.read(length)
-            self._frames = list(generate_frames(content, number_of_frames=count))
+            self._frames = split_frames(content, count)
         return self._frames
 
 
@@ -118,6 +121,8 @@ def _native(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> bytes:
     with held.open(slices, i, deflated=is_deflated) as stream:
         stream.seek(int(slices.pixel_offset[i]) + frame * frame_bytes)
         content = stream.read(min(frame_bytes, max(0, length - frame * frame_bytes)))
+        if fmt.transfer_syntax_uid == EXPLICIT_BIG_ENDIAN and fmt.bits_allocated == 8:
+            content = _bytes_in_words(stream, content, int(slices.pixel_offset[i]), frame * frame_bytes, length)
     if len(content) < frame_bytes:
         raise SeriesError(
             FailureCode.TRUNCATED_PIXEL_DATA,
@@ -127,15 +132,23 @@ def _native(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> bytes:
     return content
 
 
+def _bytes_in_words(stream: BinaryIO, content: bytes, offset: int, start: int, length: int) -> bytes:
+    """Give the bytes of a frame in their order; words of big endian hold two of them, the later first.
+
+    VR OW says so (DICOM PS3.5 8.1.1 and annex D); in OB bytes lie as they are.
+    """
+    stream.seek(offset - _LONG_HEAD_BYTES + 4)
+    if stream.read(2) != b"OW":
+        return content
+    first = start - start % 2
+    stream.seek(offset + first)
+    words = stream.read(min(length - first, start - first + len(content) + 1) // 2 * 2)
+    swapped = np.frombuffer(words, ">u2").astype("<u2").tobytes()
+    return swapped[start - first : start - first + len(content)]
+
+
 def _encoded(held: _HeldFile, fmt: PixelFormat, slices: Slices, i: int) -> bytes:
-    frames = held.frames(slices, i, count=fmt.number_of_frames)
-    frame = int(slices.frame[i])
-    if frame >= len(frames):
-        raise SeriesError(
-            FailureCode.TRUNCATED_PIXEL_DATA,
-            f"Pixel Data (7FE0,0010) holds {len(frames)} frames of {fmt.number_of_frames}",
-        )
-    return frames[frame]
+    return held.frames(slices, i, count=fmt.number_of_frames)[int(slices.frame[i])]
 
 
 @contextmanager

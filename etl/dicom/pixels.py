@@ -31,9 +31,7 @@ _JPEG_DECODERS: Mapping[Decoder, Callable[[bytes], NDArray[np.integer]]] = {
 }
 # pydicom asks its plugins in a fixed order, the slower first.
 _PYDICOM_PLUGINS: Mapping[Decoder, str] = {"openjpeg": "pylibjpeg", "rle": "pylibjpeg"}
-JPEG_END = b"\xff\xd9"
-# A fragment is padded to an even length; some writers add a few zeros more.
-JPEG_TAIL_BYTES = 16
+JPEG_SCAN, JPEG_END = b"\xff\xda", b"\xff\xd9"
 
 
 def check_pixel_format(pixel_format: PixelFormat) -> None:
@@ -146,10 +144,11 @@ def _decode_jpeg(
     encoded: bytes, fmt: PixelFormat, decode: Callable[[bytes], NDArray[np.integer]]
 ) -> NDArray[np.integer]:
     # libjpeg fills in what is missing from a stream that was cut off, with no more than a warning; CharLS takes
-    # seconds to find out.
-    if JPEG_END not in encoded[-JPEG_TAIL_BYTES:]:
+    # seconds to find out. Coded pixels hold no end mark (T.81 B.1.1.5, T.87 A.1), but comments before them may.
+    end = encoded.find(JPEG_END, max(0, encoded.rfind(JPEG_SCAN)))
+    if end < 0:
         raise SeriesError(FailureCode.TRUNCATED_PIXEL_DATA, "a JPEG frame lacks its end")
-    decoded = decode(encoded)
+    decoded = decode(encoded[: end + len(JPEG_END)])
     if decoded.shape != (fmt.rows, fmt.columns):
         raise ValueError(f"the JPEG has shape {decoded.shape}, Rows and Columns are {fmt.rows} and {fmt.columns}")
     if 8 * decoded.itemsize < fmt.bits_stored:

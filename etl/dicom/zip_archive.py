@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from etl.dicom.inflate import inflated_member
+from etl.dicom.zip_entries import entries_by_name
 from etl.stack import FileState
 
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -27,12 +28,12 @@ class Zip:
         self._path = path
         self._opened: zipfile.ZipFile | None = None
         self._archive_state = FileState(0, 0, 0, 0)
+        self._entries: dict[str, zipfile.ZipInfo] = {}
 
     def members(self, problems: list[tuple[str, str]], only: tuple[str, ...] | None) -> Iterator[str]:
         """See `Container.members`."""
         try:
-            # `ZipInfo.is_dir` of Python 3.11 fails on an empty name.
-            names = sorted(i.filename for i in self._archive.infolist() if i.filename and i.filename[-1] != "/")
+            names = sorted(self._opened_entries())
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             problems.append(("", f"{type(error).__name__} while listing"))
             return
@@ -67,7 +68,7 @@ class Zip:
         """Close the archive."""
         if self._opened is not None:
             self._opened.close()
-            self._opened = None
+            self._opened, self._entries = None, {}
 
     @property
     def _archive(self) -> zipfile.ZipFile:
@@ -75,9 +76,15 @@ class Zip:
             self._opened, self._archive_state = zipfile.ZipFile(self._path), FileState.of(self._path)
         return self._opened
 
+    def _opened_entries(self) -> dict[str, zipfile.ZipInfo]:
+        archive = self._archive
+        if not self._entries:
+            self._entries = entries_by_name(archive.infolist())
+        return self._entries
+
     def _info(self, member: str) -> zipfile.ZipInfo:
         try:
-            return self._archive.getinfo(member)
+            return self._opened_entries()[member]
         except KeyError as error:
             raise FileNotFoundError("the zip holds no such member any more") from error
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.codes import FailureCode, WarningCode
+from etl.dicom.rescale_types import HOUNSFIELD, UNSPECIFIED
 from etl.digests import source_digest
 from etl.errors import SeriesError
 from etl.stack import Stack
@@ -18,17 +19,20 @@ from etl.volume.geometry import Layout
 MAX_RESCALE = 1e6
 # Protocols with gaps leave 10 or 20 mm, at most 30, between slices.
 MAX_PLANNED_GAP_MM = 30.0
+# Between any two slices; a corner of the image is then off by half a millimeter.
+MAX_ORIENTATION_SPREAD = 4e-3
 
 _PROGRAM_BYTES = 150 << 20
 
 
-def check_rescale(stack: Stack) -> None:
+def check_rescale(stack: Stack, *, assume_hu: bool = False) -> None:
     """Refuse a stack whose values cannot become Hounsfield units.
 
     Raises
     ------
     SeriesError
-        ``missing-rescale``: slope or intercept is absent in a slice, or Rescale Type is another unit.
+        ``missing-rescale``: slope or intercept is absent in a slice, or Rescale Type is another unit, or says
+        none and `assume_hu` is not asked for.
     """
     slices = stack.slices
     # NaN compares false: absent values lack too.
@@ -41,9 +45,30 @@ def check_rescale(stack: Stack) -> None:
             f"Rescale Slope (0028,1053) or Rescale Intercept (0028,1052) is absent or beyond 1e6, or the slope 0, "
             f"in {lacking} of {len(stack.slices)} slices; both are needed",
         )
-    if stack.key.rescale_type.upper() != "HU":
+    found = stack.key.rescale_type
+    if found == HOUNSFIELD or (assume_hu and found in UNSPECIFIED):
+        return
+    hint = "; --assume-hu takes it for Hounsfield units" if found in UNSPECIFIED else ""
+    raise SeriesError(FailureCode.MISSING_RESCALE, f"Rescale Type (0028,1054) is {found!r}; 'HU' is allowed{hint}")
+
+
+def check_planes(stack: Stack) -> None:
+    """Refuse a stack whose planes turn from slice to slice, a little each, and a lot from end to end.
+
+    Raises
+    ------
+    SeriesError
+        ``inconsistent-slices``
+    """
+    used = [stack.planes[i].orientation for i in np.unique(stack.slices.plane)] if stack.planes else []
+    if len(used) < 2:
+        return
+    spread = float(np.ptp(np.array(used), axis=0).max(initial=0.0))
+    if spread > MAX_ORIENTATION_SPREAD:
         raise SeriesError(
-            FailureCode.MISSING_RESCALE, f"Rescale Type (0028,1054) is {stack.key.rescale_type!r}; 'HU' is allowed"
+            FailureCode.INCONSISTENT_SLICES,
+            f"Image Orientation (0020,0037) drifts by {spread:.4f} over {len(stack.slices)} slices; at most "
+            f"{MAX_ORIENTATION_SPREAD} is allowed",
         )
 
 
@@ -113,10 +138,12 @@ def check_gaps(layout: Layout, max_gap_mm: float) -> None:
         )
 
 
-def layout_warnings(stack: Stack, layout: Layout) -> tuple[str, ...]:
+def layout_warnings(stack: Stack, layout: Layout, *, lost_parts: str | None = None) -> tuple[str, ...]:
     """Give the codes of what is unusual about a stack and still comes out right."""
     padding = stack.slices.padding[:, 0]
     found = {
+        WarningCode.INCOMPLETE_CONCATENATION: lost_parts is not None,
+        WarningCode.ASSUMED_HU: stack.key.rescale_type != HOUNSFIELD,
         WarningCode.GANTRY_TILT: layout.gantry_tilt_deg != 0,
         WarningCode.MISSING_SLICE: bool(layout.interpolated.any()),
         WarningCode.IRREGULAR_SPACING: not layout.is_regular,

@@ -18,63 +18,27 @@ from etl.errors import SeriesError, UsageError
 from etl.plan.checks import (
     check_complete,
     check_gaps,
+    check_planes,
     check_rescale,
     check_size,
     estimated_memory_bytes,
     layout_warnings,
     stack_digest,
 )
-from etl.plan.default_series import Fact, Score, load_rules, score
+from etl.plan.choose_default import choose_defaults
+from etl.plan.evidence import lost_parts, refuse_lost_frames, with_evidence
 from etl.plan.incomplete_series import find_incomplete
 from etl.plan.left_out import series_left_out
-from etl.plan.selection import exclusion_of
+from etl.plan.owners import owner_warnings, refuse_torn_series
+from etl.plan.selection import exclusion_of, too_few
 from etl.plan.series_keys import keys_of
-from etl.plan.split_stacks import check_origin, check_repeats, separate
+from etl.plan.split_stacks import check_origin, separate
+from etl.plan.task import SeriesTask
 from etl.scan.scan import ScanResult
 from etl.stack import Stack
 from etl.store.node_names import patient_key
 from etl.volume.geometry import Layout, lay_out
 from etl.volume.grid import make_grid
-
-
-@dataclass(frozen=True, eq=False)
-class SeriesTask:
-    """One unit of work: paths and numbers that turn one stack into one volume.
-
-    Parameters
-    ----------
-    stack, layout : Stack, Layout
-        Slices in spatial order, and where they are.
-    entry : Entry
-        The ledger's line as far as the plan knows it.
-    source_digest, config_digest : str
-        What the published volume is compared with.
-    memory_bytes : int
-        What a worker needs, at most.
-    points : int
-        How well the series suits as its patient's default, see `etl.plan.default_series`.
-    picture : str, optional
-        File for the report's picture.
-    """
-
-    stack: Stack
-    layout: Layout
-    entry: Entry
-    source_digest: str
-    config_digest: str
-    memory_bytes: int
-    points: int = 0
-    picture: str | None = None
-
-    @property
-    def bytes_in(self) -> int:
-        """Bytes of pixel data once decoded; the measure of how much work this is."""
-        return sum(self.stack.formats[i].frame_bytes for i in self.stack.slices.format)
-
-    @property
-    def row_count(self) -> int:
-        """Slices that a message about this holds, copies too."""
-        return len(self.stack.slices) + len(self.stack.copies or ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,33 +72,31 @@ def make_plan(scan: ScanResult, config: Config, *, key_digest: str | None = None
     tasks: list[SeriesTask] = []
     settled: list[Entry] = [_unreadable(item.patient_name_from_path, item.detail) for item in scan.unreadable]
     stacks: list[tuple[Entry, Stack]] = []
-    numbered = separate(scan.stacks)
-    keys = keys_of(numbered)
+    numbered = [refuse_lost_frames(stack) for stack in refuse_torn_series(separate(scan.stacks))]
     incomplete = find_incomplete([stack.key for stack in numbered], [len(stack.slices) for stack in numbered])
-    for stack, key, lack in zip(numbered, keys, incomplete, strict=True):
-        entry = _entry(stack, key)
+    facts = zip(numbered, keys_of(numbered), incomplete, owner_warnings(numbered), strict=True)
+    for stack, key, lack, warnings in facts:
+        entry = _entry(stack, key, warnings)
         stacks.append((entry, stack))
         if lack is not None:
             settled.append(entry.failed(lack.code, str(lack)))
             continue
-        exclusion = exclusion_of(
-            stack,
-            min_slices=config.min_slices,
-            slice_count=config.slice_count,
-            allow_burned_in=key_digest is None,
-        )
-        if exclusion is not None:
-            settled.append(entry.excluded(exclusion.reason, exclusion.detail))
-            continue
+        exclusion = exclusion_of(stack, allow_burned_in=key_digest is None)
         try:
-            tasks.append(_task(stack, entry, config, digest))
+            if exclusion is None:
+                _check_consistent(stack)
+                exclusion = too_few(stack, min_slices=config.min_slices, slice_count=config.slice_count)
+            if exclusion is None:
+                tasks.append(_task(stack, entry, config, digest))
+            else:
+                settled.append(entry.excluded(exclusion.reason, exclusion.detail))
         except SeriesError as error:
             settled.append(entry.failed(error.code, str(error)))
     left_out = series_left_out(stacks, settled)
     tasks = [_told(task) if task.stack.key.series_instance_uid in left_out else task for task in tasks]
     _refuse_shared_keys(tasks)
-    defaults, scores = _default_series(tasks)
-    tasks = [_with_score(task, defaults, scores) for task in tasks]
+    tasks, defaults, masks = choose_defaults(tasks, is_exclusive=config.series == "default")
+    settled += masks
     if config.series == "default":
         others = [task.entry for task in tasks if defaults[task.entry.patient_id] != task.entry.series_key]
         settled += [
@@ -206,7 +168,13 @@ def _lay_out(stack: Stack) -> Layout:
     )
 
 
-def _entry(stack: Stack, series_key: str) -> Entry:
+def _check_consistent(stack: Stack) -> None:
+    """Refuse slices that are not one scan, however few they are."""
+    if stack.refusal is not None and stack.refusal[0] == FailureCode.INCONSISTENT_SLICES:
+        raise SeriesError(*stack.refusal)
+
+
+def _entry(stack: Stack, series_key: str, warnings: tuple[str, ...]) -> Entry:
     key = stack.key
     return Entry(
         patient_id=key.patient_id,
@@ -216,7 +184,7 @@ def _entry(stack: Stack, series_key: str) -> Entry:
         series_key=series_key,
         slices=len(stack.slices),
         outcome="written",
-        warnings=(WarningCode.NO_PATIENT_ID,) if key.patient_id_from_path else (),
+        warnings=warnings,
         bytes_in=int(stack.slices.file_bytes.sum()),
     )
 
@@ -232,66 +200,26 @@ def _task(stack: Stack, entry: Entry, config: Config, config_digest: str) -> Ser
     for pixel_format in stack.formats:
         check_pixel_format(pixel_format)
     check_origin(stack)
-    check_rescale(stack)
+    check_rescale(stack, assume_hu=config.assume_hu)
     check_complete(stack)
+    if stack.refusal is not None:
+        raise SeriesError(*stack.refusal)
+    check_planes(stack)
+    layout = _lay_out(stack)
     try:
-        layout = _lay_out(stack)
-    except SeriesError:
-        # Of positions that repeat this says more.
-        check_repeats(stack)
-        raise
-    check_gaps(layout, config.max_gap_mm)
+        check_gaps(layout, config.max_gap_mm)
+    except SeriesError as error:
+        raise SeriesError(error.code, with_evidence(str(error), stack)) from error
+    lost = lost_parts(stack)
+    if lost is not None and not stack.told_apart_by:
+        raise SeriesError(FailureCode.MISSING_SLICES, with_evidence(lost, stack))
     grid = make_grid(layout, spacing_mm=config.spacing_mm, zoom=config.zoom)
     check_size(stack, grid.count, limit_mb=config.max_volume_mb)
     return SeriesTask(
-        stack=stack.with_slices(stack.slices.take(layout.order)),
+        stack=stack.with_slices(stack.slices.take(layout.order)).without_marks(),
         layout=replace(layout, order=np.arange(len(layout.order))),
-        entry=replace(entry, warnings=(*entry.warnings, *layout_warnings(stack, layout))),
+        entry=replace(entry, warnings=(*entry.warnings, *layout_warnings(stack, layout, lost_parts=lost))),
         source_digest=stack_digest(stack),
         config_digest=config_digest,
         memory_bytes=estimated_memory_bytes(stack, grid.count),
     )
-
-
-def _default_series(tasks: Sequence[SeriesTask]) -> tuple[dict[str, str], dict[str, Score]]:
-    """Choose each patient's default series; give every candidate's score, by series key."""
-    by_patient: defaultdict[str, list[SeriesTask]] = defaultdict(list)
-    for task in tasks:
-        by_patient[task.entry.patient_id].append(task)
-    defaults: dict[str, str] = {}
-    scores: dict[str, Score] = {}
-    for patient, candidates in by_patient.items():
-        longest = max(_coverage_mm(task) for task in candidates)
-        of_patient = {
-            task.entry.series_key: score(_facts(task, longest_mm=longest), load_rules()) for task in candidates
-        }
-        best = min(
-            (-of_patient[entry.series_key].points, -entry.slices, entry.series_number, entry.series_key)
-            for entry in (task.entry for task in candidates)
-        )
-        defaults[patient] = best[-1]
-        scores.update((f"{patient}/{key}", found) for key, found in of_patient.items())
-    return defaults, scores
-
-
-def _with_score(task: SeriesTask, defaults: dict[str, str], scores: dict[str, Score]) -> SeriesTask:
-    entry = task.entry
-    role = "default series, " if defaults[entry.patient_id] == entry.series_key else ""
-    found = scores[f"{entry.patient_id}/{entry.series_key}"]
-    return replace(task, entry=replace(entry, detail=f"{role}{found}"), points=found.points)
-
-
-def _coverage_mm(task: SeriesTask) -> float:
-    return float(np.ptp(task.layout.offset_mm[:, 0]))
-
-
-def _facts(task: SeriesTask, *, longest_mm: float) -> dict[str, Fact]:
-    stack = task.stack
-    return {
-        "coverage_share": _coverage_mm(task) / longest_mm,
-        "slice_spacing_mm": float(np.median(task.layout.gaps_mm)),
-        "kernel": stack.convolution_kernel,
-        "description": stack.description,
-        "image_type": stack.image_type,
-        "contrast": stack.has_contrast,
-    }

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from etl.codes import ExclusionCode
+from etl.errors import SeriesError
+from etl.plan.evidence import with_evidence
+from etl.plan.split_stacks import along_mm
 from etl.stack import Stack
+from etl.volume.geometry import SAME_POSITION_MM
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PALETTE = "PALETTE COLOR"
+ONE_POSITION_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -19,10 +26,8 @@ class Exclusion:
     detail: str
 
 
-def exclusion_of(  # noqa: PLR0911 - one return a rule, in the order of the rules
-    stack: Stack, *, min_slices: int, slice_count: int | None, allow_burned_in: bool = True
-) -> Exclusion | None:
-    """Decide whether a stack is a CT volume that the run wants.
+def exclusion_of(stack: Stack, *, allow_burned_in: bool = True) -> Exclusion | None:
+    """Decide whether a stack is of the kind that a run wants: CT images.
 
     Modality decides, not the SOP Class: anonymizers rewrite the class, and multi-frame secondary captures carry
     converted CT volumes with complete geometry.
@@ -30,9 +35,6 @@ def exclusion_of(  # noqa: PLR0911 - one return a rule, in the order of the rule
     Parameters
     ----------
     stack : Stack
-    min_slices : int
-    slice_count : int or None
-        Only stacks of exactly this many slices.
     allow_burned_in : bool
         Take stacks with Burned In Annotation (0028,0301) YES, whose pixels may show a name.
 
@@ -41,7 +43,7 @@ def exclusion_of(  # noqa: PLR0911 - one return a rule, in the order of the rule
     Exclusion or None
         None: it is wanted.
     """
-    key, count = stack.key, len(stack.slices)
+    key = stack.key
     if key.modality != "CT" and not (key.modality == "" and not key.has_pixels):
         return Exclusion(ExclusionCode.NOT_CT, f"Modality (0008,0060) is {key.modality!r}; 'CT' is wanted")
     if not key.has_pixels:
@@ -58,8 +60,41 @@ def exclusion_of(  # noqa: PLR0911 - one return a rule, in the order of the rule
         )
     if stack.burned_in_annotation and not allow_burned_in:
         return Exclusion(ExclusionCode.SECONDARY_CAPTURE, "Burned In Annotation (0028,0301) is YES")
+    return None
+
+
+def too_few(stack: Stack, *, min_slices: int, slice_count: int | None) -> Exclusion | None:
+    """Decide whether a stack has the places that make a volume.
+
+    Parameters
+    ----------
+    stack : Stack
+    min_slices : int
+    slice_count : int or None
+        Only stacks of exactly this many slices.
+    """
+    count = len(stack.slices)
+    if is_at_one_position(stack):
+        return Exclusion(
+            ExclusionCode.SINGLE_POSITION,
+            f"all {count} slices lie at one position (0020,0032), as in a monitoring scan",
+        )
     if slice_count is not None and count != slice_count:
         return Exclusion(ExclusionCode.SLICE_COUNT, f"{count} slices; exactly {slice_count} are wanted")
     if count < min_slices:
-        return Exclusion(ExclusionCode.TOO_FEW_SLICES, f"{count} slices; at least {min_slices} are wanted")
+        detail = with_evidence(f"{count} slices; at least {min_slices} are wanted", stack)
+        return Exclusion(ExclusionCode.TOO_FEW_SLICES, detail)
     return None
+
+
+def is_at_one_position(stack: Stack) -> bool:
+    """Whether several slices lie at one place along their normal; a table may stop a little off."""
+    if len(stack.slices) < 2:
+        return False
+    try:
+        extent = float(np.ptp(along_mm(stack)))
+    except SeriesError:
+        return False
+    thickness = stack.slices.thickness_mm
+    known = thickness[np.isfinite(thickness)]
+    return extent <= max(SAME_POSITION_MM, ONE_POSITION_SHARE * float(np.median(known)) if len(known) else 0.0)

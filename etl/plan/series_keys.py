@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from etl.digests import json_digest
 from etl.stack import Stack
 from etl.store.node_names import series_key
@@ -57,7 +55,6 @@ def last_resort_key(stack: Stack) -> str:
 
 def _what_tells_apart(stack: Stack) -> dict[str, object]:
     key = stack.key
-    lowest = np.nan_to_num(stack.slices.repeat, nan=-1.0).min(axis=0)
     return {
         "sop_class_uid": key.sop_class_uid,
         "modality": key.modality,
@@ -69,5 +66,5 @@ def _what_tells_apart(stack: Stack) -> dict[str, object]:
         "rescale_type": key.rescale_type,
         "is_localizer": key.is_localizer,
         "has_pixels": key.has_pixels,
-        "repeat": lowest.tolist(),
+        "told_apart_by": stack.told_apart_by,
     }

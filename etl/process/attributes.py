@@ -5,7 +5,7 @@ from __future__ import annotations
 from etl.config import Config
 from etl.digests import volume_digest
 from etl.entry import Entry
-from etl.plan.plan import SeriesTask
+from etl.plan.task import SeriesTask
 from etl.software import software_versions
 from etl.store.encoding import ome_attributes
 from etl.volume.convert import Converted
@@ -44,6 +44,6 @@ def series_attributes(
                 "software": software_versions(),
             },
         },
-        "dicom": task.stack.dicom,
+        "dicom": task.stack.header.dicom,
         "ome": ome_attributes(converted.geometry),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etl.dicom.frames import read_checksums
 from etl.errors import SeriesError, StoreError
-from etl.plan.plan import SeriesTask
+from etl.plan.task import SeriesTask
 from etl.store.keys import open_keys
 from etl.store.source_map import read_source_map
 from etl.workers.time_limit import TimeLimit

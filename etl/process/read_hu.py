@@ -12,9 +12,9 @@ from etl.codes import FailureCode
 from etl.config import Config
 from etl.dicom.pixels import read_slices
 from etl.errors import SeriesError
-from etl.plan.plan import SeriesTask
 from etl.plan.repeats import copy_keys
-from etl.stack import PixelFormat, Stack
+from etl.plan.task import SeriesTask
+from etl.stack import PixelFormat, Slices, Stack
 from etl.volume.convert import Converted, convert
 from etl.volume.hounsfield import padding_hu, padding_mask, stored_values, to_hounsfield
 from etl.volume.padding import may_be_tissue, outside_field
@@ -91,7 +91,7 @@ def check_copies(stack: Stack, *, limit_bytes: int = 4 << 30) -> None:
     if stack.copies is None:
         return
     kept = {identity: i for i, identity in enumerate(copy_keys(stack.slices))}
-    pairs = [(kept[identity], i) for i, identity in enumerate(copy_keys(stack.copies)) if identity in kept]
+    pairs = [(kept[identity], i) for i, identity in enumerate(stack.copied) if identity in kept]
     others = stack.copies.take([i for _, i in pairs])
     originals = read_slices(
         replace(stack, slices=stack.slices.take([i for i, _ in pairs])), limit_bytes=limit_bytes
@@ -104,11 +104,17 @@ def check_copies(stack: Stack, *, limit_bytes: int = 4 << 30) -> None:
             continue
         fmt, other = (stack.formats[slices.format[i]] for slices, i in ((stack.slices, pairs[n][0]), (others, n)))
         if not np.array_equal(_stored(original, fmt), _stored(copy, other)):
-            uid = others.sop_instance_uid[n].decode("ascii", "replace")
-            raise SeriesError(
-                FailureCode.DUPLICATE_POSITIONS,
-                f"SOP Instance UID (0008,0018) {uid} is there twice with different pixels",
-            )
+            raise SeriesError(FailureCode.DUPLICATE_POSITIONS, _other_pixels(stack, pairs[n][0], others, n))
+
+
+def _other_pixels(stack: Stack, kept: int, copies: Slices, copy: int) -> str:
+    uids = [s.sop_instance_uid[i].decode("ascii", "replace") for s, i in ((stack.slices, kept), (copies, copy))]
+    if uids[0] == uids[1]:
+        return f"SOP Instance UID (0008,0018) {uids[0]} is there twice with different pixels"
+    return (
+        f"slices {uids[0]} and {uids[1]} lie at one position with different pixels; none of {stack.compared} "
+        "tells them apart"
+    )
 
 
 def _stored(raw: NDArray[np.integer], fmt: PixelFormat) -> NDArray[np.integer]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from etl.codes import FailureCode
+from etl.codes import ExclusionCode, FailureCode
 from etl.config import Config
 from etl.entry import Entry
 from etl.errors import DiskFullError, SeriesError, StoreError
-from etl.plan.plan import SeriesTask
+from etl.plan.masks import MASK_DETAIL
+from etl.plan.task import SeriesTask
 from etl.process.attributes import series_attributes
 from etl.process.read_hu import convert_task
 from etl.process.source_arrays import source_arrays
@@ -83,6 +84,8 @@ def _kind(error: Exception) -> str:
 
 def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: GivenUp) -> Entry:
     converted, quality, pixel_crc32 = convert_task(task, config)
+    if quality.is_mask:
+        return task.entry.excluded(ExclusionCode.MASK, MASK_DETAIL)
     entry = replace(task.entry, warnings=tuple(dict.fromkeys((*task.entry.warnings, *quality.warnings()))))
     keys = encode_series(
         volume=converted.volume,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etl.plan.plan import SeriesTask
+from etl.plan.task import SeriesTask
 from etl.store.encoding import uid_array
 from etl.store.layout import FRAME_NUMBER, INSTANCE_NUMBER, PIXEL_CRC32, POSITION_MM, SOP_INSTANCE_UID
 from etl.volume.convert import Converted

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from etl.config import Config
 from etl.digests import json_digest
-from etl.plan.plan import SeriesTask
+from etl.plan.task import SeriesTask
 from etl.process.attributes import series_attributes
 from etl.process.read_hu import convert_task
 from etl.process.source_arrays import source_arrays

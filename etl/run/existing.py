@@ -18,8 +18,8 @@ import numpy as np
 from etl.codes import FailureCode, WarningCode
 from etl.entry import Entry
 from etl.errors import StoreError, UsageError
-from etl.plan.plan import SeriesTask
 from etl.plan.series_keys import first_key, further_key, last_resort_key
+from etl.plan.task import SeriesTask
 from etl.store.keys import Keys
 from etl.store.node_names import series_digits
 from etl.store.publish import published

@@ -27,7 +27,7 @@ from etl.workers.progress import say
 
 if TYPE_CHECKING:
     # Loading them takes half of the time of a run that has nothing to do.
-    from etl.plan.plan import SeriesTask
+    from etl.plan.task import SeriesTask
     from etl.process.series import Receipt
     from etl.scan.scan import ScanResult
 
@@ -242,7 +242,9 @@ def _totals(
         **count_outcomes(entries),
         "files": scan.files,
         "ignored_files": scan.ignored_files,
-        "dropped_attributes": dict(sorted(Counter(k for stack in scan.stacks for k in stack.dropped).items())),
+        "dropped_attributes": dict(
+            sorted(Counter(k for stack in scan.stacks for k in stack.header.dropped).items())
+        ),
         "ignored_paths": [str(Path(*location)) for location in scan.ignored],
         "seconds": round(time.monotonic() - start, 3),
         "bytes_in": sum(entry.bytes_in for entry in entries if entry.outcome == "written"),

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from etl.entry import Entry
-from etl.plan.plan import SeriesTask
+from etl.plan.task import SeriesTask
 from etl.run.ledger import read_run
 from etl.run.run_dir import runs_folder
 from etl.store.durable import write_durably

@@ -8,7 +8,7 @@ from typing import Any
 
 from etl.codes import FailureCode, WarningCode
 from etl.entry import Entry
-from etl.plan.plan import SeriesTask
+from etl.plan.task import SeriesTask
 from etl.process.series import Receipt
 from etl.run.input_files import is_trusted
 from etl.store.keys import Keys

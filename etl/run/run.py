@@ -14,7 +14,8 @@ from etl.codes import FailureCode
 from etl.config import LIMITS, Config
 from etl.entry import Entry
 from etl.errors import ClusterError, DiskFullError, StoreError, UsageError
-from etl.plan.plan import Plan, SeriesTask, make_plan
+from etl.plan.plan import Plan, make_plan
+from etl.plan.task import SeriesTask
 from etl.process.compare import has_published_pixels
 from etl.process.series import Receipt, process
 from etl.run.existing import check_patient_groups, match_store

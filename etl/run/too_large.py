@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from etl.errors import SeriesError
 from etl.plan.checks import check_worker
-from etl.plan.plan import SeriesTask
+from etl.plan.task import SeriesTask
 from etl.process.series import Receipt
 
 

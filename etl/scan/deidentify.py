@@ -15,11 +15,14 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 
 from etl.errors import DiskFullError, UsageError
+from etl.header import Header
+from etl.scan.distinctions import DISTINCTIONS, Distinction
 from etl.scan.known_terms import is_defined_term, known_attributes
 from etl.scan.scan import ScanResult, Unreadable
 from etl.stack import Stack
@@ -31,6 +34,9 @@ MIN_DISTINCT_BYTES = 8
 OLDEST_AGE_YEARS = 89
 OTHER = "OTHER"
 """Stands for a Modality or Rescale Type that nobody defined."""
+MAX_SHIFT_DAYS = 3650
+_DATE = re.compile(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})")
+_DATE_KEYWORDS = frozenset({"StudyDate"})
 
 
 class Pseudonyms:
@@ -66,6 +72,10 @@ class Pseudonyms:
     def uid(self, uid: str) -> str:
         """Give the pseudonym of a UID, itself a UID (DICOM PS3.5 B.2)."""
         return f"2.25.{int(self._hash('uid', uid)[:32], 16)}"
+
+    def shift_days(self, patient_id: str) -> int:
+        """Give by how many days the dates of a patient are moved back before they are compared."""
+        return 1 + int(self._hash("days", patient_id)[:8], 16) % MAX_SHIFT_DAYS
 
     def _hash(self, kind: str, value: str) -> str:
         message = f"{kind}\0{value}".encode("utf-8", "surrogateescape")
@@ -129,9 +139,7 @@ def capped_age(age: str) -> str:
 
 def _deidentify_stack(stack: Stack, pseudonyms: Pseudonyms) -> Stack:
     key, slices = stack.key, stack.slices
-    dicom, dropped = known_attributes(stack.dicom)
-    if "PatientAge" in dicom:
-        dicom["PatientAge"] = capped_age(str(dicom["PatientAge"]))
+    days = pseudonyms.shift_days(key.patient_id)
     return replace(
         stack,
         key=replace(
@@ -144,9 +152,34 @@ def _deidentify_stack(stack: Stack, pseudonyms: Pseudonyms) -> Stack:
             rescale_type=key.rescale_type if is_defined_term(key.rescale_type) else OTHER,
         ),
         slices=replace(slices, sop_instance_uid=_uids(slices.sop_instance_uid.tolist(), pseudonyms)),
-        dicom=dicom,
-        dropped=(*stack.dropped, *dropped),
+        headers=tuple(_deidentified(header) for header in stack.headers),
+        mark_values=tuple(
+            tuple(_mark(row, text, pseudonyms, days) for text in texts)
+            for row, texts in zip(DISTINCTIONS, stack.mark_values, strict=False)
+        ),
     )
+
+
+def _deidentified(header: Header) -> Header:
+    dicom, dropped = known_attributes(header.dicom)
+    if "PatientAge" in dicom:
+        dicom["PatientAge"] = capped_age(str(dicom["PatientAge"]))
+    return replace(header, dicom=dicom, dropped=(*header.dropped, *dropped))
+
+
+def _mark(row: Distinction, text: str, pseudonyms: Pseudonyms, days: int) -> str:
+    """Replace a UID, and shift a date, of what tells slices apart: it decides keys, and their order stays."""
+    if row.comparison == "uid":
+        return pseudonyms.uid(text) if text else ""
+    is_date = row.comparison == "instant" or row.keywords[0] in _DATE_KEYWORDS
+    match = _DATE.match(text) if is_date else None
+    if match is None:
+        return text
+    try:
+        shifted = date(int(match[1]), int(match[2]), int(match[3])) - timedelta(days)
+    except (ValueError, OverflowError):
+        return text
+    return f"{shifted:%Y%m%d}{text[match.end() :]}"
 
 
 def _uids(uids: Sequence[bytes], pseudonyms: Pseudonyms) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:

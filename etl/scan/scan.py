@@ -24,7 +24,7 @@ from etl.dicom.fast_header import FastHeaderReader
 from etl.dicom.header_parser import Header
 from etl.dicom.inflate import HEADER_BYTES, inflated
 from etl.dicom.sources import Source, inner_source
-from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks
+from etl.scan.build_stacks import SliceRecord, build_stack, join_stacks, part_planes
 from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
 from etl.stack import FileState, Location, Stack, StackKey
 from etl.transfer_syntaxes import DEFLATED
@@ -34,6 +34,8 @@ Part = TypeVar("Part")
 MAGIC = b"DICM"
 PREAMBLE_BYTES = 128
 MIN_FILE_BYTES = 132
+# An explicit Pixel Data has one of these, then two zeros; read as an implicit length all would be odd.
+_PIXEL_VRS = (b"OW", b"OB", b"UN")
 MAX_IGNORED_PATHS = 100
 # A thread's answers are fetched for so many files at once.
 BATCH_FILES = 256
@@ -107,7 +109,7 @@ def scan_source(source: Source, limits: Limits = DEFAULT_LIMITS) -> ScanResult:
                 elif error is not None:
                     raise error
     unreadable += (Unreadable(Location(source.container, at), source.name, what) for at, what in problems)
-    stacks = tuple(build_stack(rows) for _, rows in collector.groups())
+    stacks = tuple(build_stack(rows) for rows in collector.groups())
     own = ScanResult(stacks, ignored_files, tuple(ignored), tuple(unreadable), files)
     return merge_scans([own, *nested]) if nested else own
 
@@ -127,7 +129,7 @@ def merge_scans(results: Iterable[ScanResult]) -> ScanResult:
     collector: _Collector[Stack] = _Collector()
     for stack in _with_patients(found):
         collector.add(stack.key, stack)
-    joined = tuple(join_stacks(parts) for _, parts in collector.groups())
+    joined = tuple(part for parts in collector.groups() for part in part_planes(join_stacks(parts)))
     return ScanResult(joined, ignored_files, tuple(ignored[:MAX_IGNORED_PATHS]), tuple(unreadable), files)
 
 
@@ -230,42 +232,35 @@ def _may_lack_preamble(start: bytes) -> bool:
 def _pixel_position(stream: BinaryIO, dataset: Dataset) -> tuple[int, int]:
     """Offset and length of Pixel Data's value; (-1, 0) without pixels.
 
-    pydicom leaves the stream before the element it stopped at.
+    pydicom leaves the stream before the element it stopped at. What stands there decides whether it is explicit:
+    the transfer syntax may say something else than the data set does.
     """
-    implicit, little = dataset.original_encoding
-    order: Literal["little", "big"] = "little" if little else "big"
+    order: Literal["little", "big"] = "little" if dataset.original_encoding[1] else "big"
     at = stream.tell()
     head = stream.read(12)
-    if len(head) < 12:
+    if len(head) < 8:
         return -1, 0
     group = int.from_bytes(head[:2], order)
     element = int.from_bytes(head[2:4], order)
     if Tag(group, element) != 0x7FE00010:
         return -1, 0
-    raw = head[4:8] if implicit else head[8:12]
+    is_explicit = head[4:6] in _PIXEL_VRS and (head[6:8] == b"\0\0" or not dataset.original_encoding[0])
+    raw = head[8:12] if is_explicit else head[4:8]
     length = int.from_bytes(raw, order)
-    return at + (8 if implicit else 12), -1 if length == 0xFFFFFFFF else length
+    return at + (12 if is_explicit else 8), -1 if length == 0xFFFFFFFF else length
 
 
 class _Collector(Generic[Part]):
-    """Collects parts by stack; keys that differ only in the last printed digits are one stack."""
+    """Collects parts by the key of their stack."""
 
     def __init__(self) -> None:
-        self._stacks: dict[StackKey, list[tuple[StackKey, list[Part]]]] = {}
+        self._stacks: dict[StackKey, list[Part]] = {}
         self._last: tuple[StackKey | None, list[Part]] = None, []
 
     def add(self, key: StackKey, part: Part) -> None:
         if key is not self._last[0]:
-            self._last = key, self._of(key)
+            self._last = key, self._stacks.setdefault(key.bare(), [])
         self._last[1].append(part)
 
-    def _of(self, key: StackKey) -> list[Part]:
-        near = self._stacks.setdefault(key.bare(), [])
-        for known, collected in near:
-            if known.is_near(key):
-                return collected
-        near.append((key, []))
-        return near[-1][1]
-
-    def groups(self) -> list[tuple[StackKey, list[Part]]]:
-        return [group for near in self._stacks.values() for group in near]
+    def groups(self) -> list[list[Part]]:
+        return list(self._stacks.values())

@@ -14,64 +14,59 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from etl.dicom.attributes import ALLOWED_KEYWORDS, read_float, read_floats, read_int, read_text, read_value
-from etl.scan.build_stacks import SliceRecord
+from etl.dicom.rescale_types import canonical_rescale_type
+from etl.scan.build_stacks import SliceRecord, header_kind
+from etl.scan.distinctions import MARK_KEYWORDS, VARYING_KEYWORDS, read_marks, read_varying
 from etl.scan.identity import Identity, substitute_uid, uid
 from etl.stack import FileState, Location, PixelFormat, StackKey
 from etl.transfer_syntaxes import DEFLATED, EXPLICIT_BIG_ENDIAN, EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 
-HEADER_KEYWORDS = (
-    *ALLOWED_KEYWORDS,
-    "AcquisitionDateTime",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "BurnedInAnnotation",
-    "Columns",
-    "ContrastBolusAgent",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "InstanceNumber",
-    "NominalPercentageOfCardiacPhase",
-    "NumberOfFrames",
-    "PatientID",
-    "PerFrameFunctionalGroupsSequence",
-    "PixelPaddingRangeLimit",
-    "PixelPaddingValue",
-    "PixelSpacing",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "Rows",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SamplesPerPixel",
-    "SeriesDescription",
-    "SeriesInstanceUID",
-    "SeriesNumber",
-    "SharedFunctionalGroupsSequence",
-    "SpecificCharacterSet",
-    "StudyInstanceUID",
-    "TemporalPositionIdentifier",
-    "TriggerTime",
+HEADER_KEYWORDS = tuple(
+    dict.fromkeys(
+        (
+            *ALLOWED_KEYWORDS,
+            *MARK_KEYWORDS,
+            "BurnedInAnnotation",
+            "Columns",
+            "ConcatenationUID",
+            "DimensionIndexSequence",
+            "ImageOrientationPatient",
+            "ImagePositionPatient",
+            "ImagesInAcquisition",
+            "InConcatenationNumber",
+            "InConcatenationTotalNumber",
+            "InstanceNumber",
+            "IssuerOfPatientID",
+            "NumberOfFrames",
+            "PatientBirthDate",
+            "PatientID",
+            "PerFrameFunctionalGroupsSequence",
+            "PixelPaddingRangeLimit",
+            "PixelPaddingValue",
+            "PixelSpacing",
+            "RescaleIntercept",
+            "RescaleSlope",
+            "Rows",
+            "SOPClassUID",
+            "SOPInstanceUID",
+            "SamplesPerPixel",
+            "SeriesInstanceUID",
+            "SharedFunctionalGroupsSequence",
+            "SpecificCharacterSet",
+        )
+    )
 )
 HEADER_TAGS = {int(tag): tag for tag in (Tag(keyword) for keyword in HEADER_KEYWORDS)}
 HEADER_SEQUENCES = frozenset(number for number, tag in HEADER_TAGS.items() if dictionary_VR(tag) == "SQ")
-_SLICE_KEYWORDS = (
-    "AcquisitionDateTime",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "ImagePositionPatient",
-    "InstanceNumber",
-    "NominalPercentageOfCardiacPhase",
-    "SOPInstanceUID",
-    "TemporalPositionIdentifier",
-    "TriggerTime",
-)
-# Of the allowed attributes these decide to which stack a slice belongs, or how it is read.
-_DECIDING_KEYWORDS = (
-    *("BitsAllocated", "BitsStored", "HighBit", "ImageType", "Modality", "PhotometricInterpretation"),
-    *("PixelRepresentation", "RescaleType", "SliceThickness"),
-)
-FREE_TAGS = frozenset(int(Tag(k)) for k in {*_SLICE_KEYWORDS, *ALLOWED_KEYWORDS}.difference(_DECIDING_KEYWORDS))
-"""Files that differ in no other tag of `HEADER_TAGS` give equal rows but for what `_own_columns` reads."""
+_SLICE_KEYWORDS = VARYING_KEYWORDS | {"ImagePositionPatient", "InstanceNumber", "SOPInstanceUID"}
+# Of the allowed attributes these decide to which stack a slice belongs, how it is read, or who it is of.
+_DECIDING_KEYWORDS = {
+    *("BitsAllocated", "BitsStored", "HighBit", "LossyImageCompression", "Modality", "PatientSex"),
+    *("PhotometricInterpretation", "PixelRepresentation", "RescaleType", "SliceThickness"),
+    *(set(MARK_KEYWORDS) - VARYING_KEYWORDS),
+}
+FREE_TAGS = frozenset(int(Tag(k)) for k in _SLICE_KEYWORDS | (set(ALLOWED_KEYWORDS) - _DECIDING_KEYWORDS))
+"""Files that differ in no other tag of `HEADER_TAGS` give equal records but for what varies with the slice."""
 # Far above any scan; each frame costs a row.
 MAX_FRAMES = 100_000
 # The head of a fragment; no frame takes less.
@@ -126,15 +121,22 @@ def records_of(
         own = _own_columns(dataset, (), sibling.key.series_instance_uid, location)
         return [
             SliceRecord(
-                sibling.key, sibling.pixel_format, {**sibling.columns, **file_columns, **own}, location, dataset
+                key=sibling.key,
+                pixel_format=sibling.pixel_format,
+                columns={**sibling.columns, **file_columns, **own},
+                marks=read_varying(dataset, sibling.marks),
+                kind=sibling.kind,
+                location=location,
+                dataset=dataset,
             )
         ]
     # Names on disk need not be UTF-8; what stands in for a Patient ID has to be.
-    source_name = source_name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    source_name = source_name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     identity = Identity.of(dataset, source_name, folder)
     frames = max(1, read_int(dataset, "NumberOfFrames", 1))
     shared = _first(read_value(dataset, "SharedFunctionalGroupsSequence"))
     per_frame = read_value(dataset, "PerFrameFunctionalGroupsSequence") or ()
+    is_enhanced = shared is not None or len(per_frame) > 0
     pixel_format = _pixel_format(dataset, transfer_syntax_uid, frames)
     room_bytes = state.size_bytes * (DEFLATE_RATIO if transfer_syntax_uid == DEFLATED else 1)
     allowed = min(MAX_FRAMES, max(1, room_bytes // MIN_FRAME_BYTES))
@@ -142,11 +144,15 @@ def records_of(
         raise ValueError(f"Number of Frames (0028,0008) is {frames}; {state.size_bytes} bytes may hold {allowed}")
     rows = []
     for index in range(frames):
-        groups = [per_frame[index] if index < len(per_frame) else None, shared]
+        groups = [per_frame[index] if index < len(per_frame) else None, shared] if is_enhanced else ()
+        key = _stack_key(dataset, identity, groups, has_pixels=pixel_length != 0)
+        marks = read_marks(dataset, groups)
         rows.append(
             SliceRecord(
-                key=_stack_key(dataset, identity, groups, has_pixels=pixel_length != 0),
+                key=key,
                 pixel_format=pixel_format,
+                marks=marks,
+                kind=header_kind(dataset, key, pixel_format, marks),
                 columns={
                     "frame": index,
                     **file_columns,
@@ -181,7 +187,8 @@ def _stack_key(
         samples_per_pixel=read_int(dataset, "SamplesPerPixel", 1),
         orientation=orientation,
         pixel_spacing_mm=spacing,
-        rescale_type=rescale_type.upper() or "HU",
+        rescale_type=canonical_rescale_type(rescale_type),
+        undecodable_patient_id=identity.is_undecodable,
         is_localizer="LOCALIZER" in f"{read_text(dataset, 'ImageType')} {frame_type}".upper(),
         has_pixels=has_pixels,
         patient_id_from_path=identity.from_path,
@@ -214,22 +221,10 @@ def _own_columns(
     """Read what mostly differs from slice to slice."""
     own_uid = uid(dataset, "SOPInstanceUID") or substitute_uid(series, location.member)
     position = _grouped(dataset, groups, "PlanePositionSequence", "ImagePositionPatient")
-    content = _macro(groups, "FrameContentSequence")
-    frame = content if content is not None else dataset
-    temporal = read_float(frame, "TemporalPositionIndex"), read_float(dataset, "TemporalPositionIdentifier")
-    cardiac = _macro(groups, "CardiacSynchronizationSequence")
-    phase = cardiac if cardiac is not None else dataset
-    acquisition = read_float(frame, "FrameAcquisitionNumber"), read_float(dataset, "AcquisitionNumber")
     return {
         "sop_instance_uid": own_uid.encode("ascii", "replace"),
         "instance_number": read_int(dataset, "InstanceNumber", -1),
         "position_lps_mm": position if len(position) == 3 else (math.nan,) * 3,
-        "repeat": (
-            _either(*temporal),
-            _either(read_float(phase, "NominalPercentageOfCardiacPhase"), read_float(dataset, "TriggerTime")),
-            _either(*acquisition),
-            _either(read_float(dataset, "AcquisitionTime"), read_float(dataset, "AcquisitionDateTime")),
-        ),
     }
 
 
@@ -243,10 +238,6 @@ def _frame_columns(dataset: Dataset, groups: Sequence[Dataset | None]) -> dict[s
         "padding": (read_float(dataset, "PixelPaddingValue"), read_float(dataset, "PixelPaddingRangeLimit")),
         "thickness_mm": thickness[0] if thickness else math.nan,
     }
-
-
-def _either(first: float, second: float) -> float:
-    return second if math.isnan(first) else first
 
 
 def _first(sequence: object) -> Dataset | None:

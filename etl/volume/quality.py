@@ -9,6 +9,7 @@ from etl.codes import WarningCode
 
 # Every fourth pixel of every fourth row tells as much about a distribution as all of them.
 STRIDE = 4
+MASK_VALUES = 2
 AIR_HU = (-1060.0, -940.0)
 AIR_SHARE = 0.005
 PLAUSIBLE_HU = (-1150.0, 4000.0)
@@ -51,6 +52,7 @@ class Quality:
         self._low, self._high = np.inf, -np.inf
         self._sampled = self._air = self._implausible = self._wrapped = self._constant = 0
         self._implicit = self._doubtful = 0
+        self._values: set[float] | None = set()
         self._mask: NDArray[np.bool_] | None = None
         self._sampled_at: NDArray[np.intp] = np.empty(0, np.intp)
 
@@ -76,6 +78,7 @@ class Quality:
         """
         self._doubtful += doubtful
         self._implicit += implicit
+        self._values = None if self._values is None else add_few_values(hu, self._values)
         sample = hu[::STRIDE, ::STRIDE] if padded is None else hu.reshape(-1).take(self._sample_beside(padded))
         if sample.size == 0:
             self._constant += 1
@@ -96,6 +99,11 @@ class Quality:
             rows, columns = (STRIDE * at for at in np.nonzero(~padded[::STRIDE, ::STRIDE]))
             self._mask, self._sampled_at = padded, rows * padded.shape[1] + columns
         return self._sampled_at
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether all pixels of all slices have one of two values, as in a mask of an organ."""
+        return self._values is not None and len(self._values) == MASK_VALUES
 
     def warnings(self) -> tuple[str, ...]:
         """Give the codes of what is odd."""
@@ -119,6 +127,20 @@ class Quality:
             "air_share": round(self._air / max(1, self._sampled), 6),
             "constant_slices": self._constant,
         }
+
+
+def add_few_values(hu: NDArray[np.float32], known: set[float]) -> set[float] | None:
+    """Add the values of a slice to those known; None where they are more than a mask has.
+
+    Examples
+    --------
+    >>> add_few_values(np.array([[0, 255]], np.float32), {0.0})
+    {0.0, 255.0}
+    """
+    low, high = hu.min(), hu.max()
+    values = known | {float(low), float(high)}
+    is_mask = len(values) <= MASK_VALUES and bool(((hu == low) | (hu == high)).all())
+    return values if is_mask else None
 
 
 def _wrapped_pixels(hu: NDArray[np.float32], low: float, high: float) -> int:

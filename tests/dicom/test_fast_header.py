@@ -24,7 +24,17 @@ from etl.dicom.header_parser import CHUNK_BYTES
 from etl.scan.slice_records import FREE_TAGS, HEADER_SEQUENCES, HEADER_TAGS, records_of
 from etl.stack import FileState, Location
 
-OTHER_VALUES = {"AS": "044Y", "DT": "20200101120000", "FD": 17.0, "FL": 17.0, "TM": "120001", "UI": "1.2.3.4"}
+OTHER_VALUES = {
+    "AS": "044Y",
+    "DA": "20200101",
+    "DT": "20200101120000",
+    "FD": 17.0,
+    "FL": 17.0,
+    "TM": "120001",
+    "UI": "1.2.3.4",
+    "UL": 17,
+    "US": 17,
+}
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 

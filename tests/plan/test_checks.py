@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from etl.errors import SeriesError
+from etl.header import Header
 from etl.plan.checks import check_complete, check_gaps, check_rescale, layout_warnings, stack_digest
 from etl.stack import Location, PixelFormat, Slices, Stack, StackKey
 from etl.volume.geometry import Layout, lay_out
@@ -38,7 +39,9 @@ def stack_of(count: int = 5, *, key: Mapping[str, Any] | None = None, **columns:
         intercept=np.full(count, -1024.0),
         padding=np.full((count, 2), NAN),
         thickness_mm=np.full(count, 5.0),
-        repeat=np.full((count, 4), NAN),
+        plane=np.zeros(count, np.int32),
+        header=np.zeros(count, np.int32),
+        marks=np.empty((count, 0), np.int32),
     )
     described: dict[str, Any] = {
         "patient_id": "P",
@@ -201,7 +204,7 @@ def test_padding_that_is_not_the_same_in_all_slices_is_told(values: list[float],
 
 def test_copies_and_lossy_pixels_are_told() -> None:
     assert warned(replace(stack_of(), copies=stack_of().slices)) == {"duplicates-dropped"}
-    assert warned(replace(stack_of(), lossy=True)) == {"lossy-compressed"}
+    assert warned(replace(stack_of(), headers=(Header(is_lossy=True),))) == {"lossy-compressed"}
 
 
 # --- the digest of a source -----------------------------------------------------------------------------

@@ -236,7 +236,6 @@ def put(**values):
         (drop("PixelSpacing"), "missing-geometry", "(0028,0030)"),
         (put(PixelSpacing=[0, 1]), "missing-geometry", "(0028,0030)"),
         (put(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "missing-geometry", "(0020,0037)"),
-        (put(ImagePositionPatient=[0, 0, 0]), "duplicate-positions", "10"),
         (put(BitsStored=20), "inconsistent-slices", "20"),
         (put(RescaleSlope=0), "missing-rescale", "10 of 10"),
         (put(Rows=lambda _, ds: ds.Rows // 2), "inconsistent-slices", "10 of 10"),

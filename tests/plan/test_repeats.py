@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from pairwise import each_once
 
-from etl.errors import SeriesError
-from etl.plan.repeats import drop_copies, split_repeats
+from etl.plan.labels import Column
+from etl.plan.repeats import drop_copies
+from etl.plan.tell_apart import Slab, tell_apart
+from etl.scan.distinctions import DISTINCTIONS
 from etl.stack import Location, Slices
 
 NAN = float("nan")
-COLUMNS = {"temporal position": 0, "cardiac phase": 1, "acquisition number": 2, "acquisition time": 3}
+COLUMNS = {
+    "temporal position": "TemporalPositionIdentifier",
+    "cardiac phase": "NominalPercentageOfCardiacPhase",
+    "acquisition number": "AcquisitionNumber",
+    "acquisition time": "AcquisitionDate+AcquisitionTime",
+}
+ROWS = {row.keyword: row for row in DISTINCTIONS}
 
 
 def slices_of(names: list[str], z: list[float], **columns: object) -> Slices:
@@ -34,7 +41,9 @@ def slices_of(names: list[str], z: list[float], **columns: object) -> Slices:
         "intercept": np.full(n, -1024.0),
         "padding": np.full((n, 2), NAN),
         "thickness_mm": np.full(n, 5.0),
-        "repeat": np.full((n, 4), NAN),
+        "plane": np.zeros(n, np.int32),
+        "header": np.zeros(n, np.int32),
+        "marks": np.empty((n, 0), np.int32),
     }
     return Slices(
         locations=tuple(Location("/in", f"{i}.dcm") for i in range(n)),
@@ -103,23 +112,28 @@ def test_each_instance_is_kept_once(instances: list[int]) -> None:
 # --- repeats --------------------------------------------------------------------------------------------
 
 
-def repeat(count: int, **columns: list[float]) -> NDArray[np.float64]:
-    table = np.full((count, len(COLUMNS)), NAN)
-    for name, values in columns.items():
-        table[:, COLUMNS[name.replace("_", " ")]] = values
-    return table
+def column_of(name: str, values: list[float]) -> Column:
+    found, labels = np.unique(values, return_inverse=True)
+    row = ROWS[COLUMNS[name.replace("_", " ")]]
+    return Column(row, labels, np.array(values, float), tuple(f"{value:g}" for value in found))
+
+
+def scans(z: list[float], thickness_mm: float = 5.0, **columns: list[float]) -> list[list[int]] | None:
+    found = {COLUMNS[name.replace("_", " ")]: column_of(name, values) for name, values in columns.items()}
+    usable = [found[row.keyword] for row in DISTINCTIONS if row.keyword in found]
+    usable = [column for column in usable if len(column.texts) > 1]
+    parts = tell_apart(Slab(np.array(z, float), np.full(len(z), thickness_mm), usable))
+    return None if parts is None else [part.index.tolist() for part in parts]
 
 
 def split(z: list[float], thickness_mm: float = 5.0, **columns: list[float]) -> list[list[int]]:
-    thickness = np.full(len(z), thickness_mm)
-    return [part.tolist() for part in split_repeats(np.array(z), repeat(len(z), **columns), thickness)]
+    found = scans(z, thickness_mm, **columns)
+    assert found is not None
+    return found
 
 
-def refused(z: list[float], **columns: list[float]) -> str:
-    with pytest.raises(SeriesError) as raised:
-        split(z, **columns)
-    assert raised.value.code == "duplicate-positions"
-    return str(raised.value)
+def refused(z: list[float], **columns: list[float]) -> None:
+    assert scans(z, **columns) is None
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -139,28 +153,25 @@ def test_the_temporal_position_goes_before_the_acquisition() -> None:
 
 def test_an_attribute_that_does_not_tell_all_repeats_apart_gives_way_to_the_next() -> None:
     found = split(
-        [0, 5, 0, 5], temporal_position=[1, 1, 1, 1], cardiac_phase=[1, 2, 1, 2], acquisition_number=[1, 1, 2, 2]
+        [0, 5, 0, 5], temporal_position=[1, 1, 2, 1], cardiac_phase=[1, 2, 1, 2], acquisition_number=[1, 1, 2, 2]
     )
     assert found == [[0, 1], [2, 3]]
 
 
-def test_an_attribute_that_some_slices_lack_tells_nothing() -> None:
-    assert "1 of 4" not in refused([0, 5, 0, 5], temporal_position=[1, 1, 2, NAN])
-
-
-def test_repeats_that_nothing_tells_apart_are_refused_with_the_count() -> None:
-    message = refused([0, 5, 0, 5, 10])
-    assert "2 of 5" in message
-    for name in ("Temporal Position", "cardiac phase", "Acquisition Number", "Acquisition Time"):
-        assert name in message
+def test_repeats_that_nothing_tells_apart_are_refused() -> None:
+    refused([0, 5, 0, 5, 10])
 
 
 def test_parts_may_differ_in_length() -> None:
     assert split([0, 5, 10, 5, 10], acquisition_number=[1, 1, 1, 2, 2]) == [[0, 1, 2], [3, 4]]
 
 
-def test_a_part_of_one_slice_is_no_stack() -> None:
-    refused([0, 5, 10, 5], acquisition_number=[1, 1, 1, 2])
+def test_one_slice_of_a_scan_that_was_stopped_is_apart() -> None:
+    assert split([0, 5, 10, 5], acquisition_number=[1, 1, 1, 2]) == [[0, 1, 2], [3]]
+
+
+def test_a_table_that_stays_at_a_place_for_all_turns_is_split_in_turn() -> None:
+    assert split([0, 0, 0, 5, 5, 5], acquisition_number=[1, 2, 3, 4, 5, 6]) == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_positions_that_differ_in_the_last_digit_only_are_one_place() -> None:
@@ -206,12 +217,13 @@ def test_equal_times_at_one_place_have_no_order() -> None:
     refused([0, 5, 0, 5], acquisition_time=[10.0, 10.5, 10.0, 20.5])
 
 
-def test_a_place_that_was_missed_once_leaves_no_turns() -> None:
-    refused([0, 5, 0, 5, 0], acquisition_time=[10.0, 10.5, 20.0, 20.5, 30.0])
+def test_the_last_turn_may_be_cut_short() -> None:
+    found = split([0, 5, 0, 5, 0], acquisition_time=[10.0, 10.5, 20.0, 20.5, 30.0])
+    assert found == [[0, 1], [2, 3], [4]]
 
 
-def test_slices_without_positions_are_left_to_the_geometry() -> None:
-    assert split([NAN, NAN, 5.0]) == [[0, 1, 2]]
+def test_a_place_that_was_missed_in_an_earlier_turn_leaves_no_turns() -> None:
+    refused([0, 5, 10, 0, 10, 0, 5, 10], acquisition_time=[1.0, 2, 3, 11, 13, 21, 22, 23])
 
 
 @given(st.data(), st.integers(2, 5), st.integers(2, 6), st.sampled_from(sorted(COLUMNS)))

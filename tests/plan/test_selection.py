@@ -7,7 +7,7 @@ from series import one_stack, small_series
 
 from etl.phantom.files import write_localizer
 from etl.phantom.head import HeadPhantom
-from etl.plan.selection import exclusion_of
+from etl.plan.selection import exclusion_of, too_few
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 PRESENTATION_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
@@ -30,7 +30,7 @@ def write(folder, *, count=10, **changes):
 
 
 def reason(stack, *, min_slices=8, slice_count=None):
-    exclusion = exclusion_of(stack, min_slices=min_slices, slice_count=slice_count)
+    exclusion = exclusion_of(stack) or too_few(stack, min_slices=min_slices, slice_count=slice_count)
     return None if exclusion is None else exclusion.reason
 
 
@@ -82,9 +82,9 @@ def test_the_number_of_slices_decides(tmp_path, count, min_slices, slice_count, 
 
 
 def test_the_detail_tells_what_was_found_and_what_is_wanted(tmp_path):
-    short = exclusion_of(write(tmp_path / "p", count=4), min_slices=8, slice_count=None)
+    short = too_few(write(tmp_path / "p", count=4), min_slices=8, slice_count=None)
     assert "4" in short.detail
     assert "8" in short.detail
-    other = exclusion_of(write(tmp_path / "q", Modality="MR"), min_slices=8, slice_count=None)
+    other = exclusion_of(write(tmp_path / "q", Modality="MR"))
     assert "MR" in other.detail
     assert "(0008,0060)" in other.detail

@@ -420,14 +420,25 @@ def test_a_part_that_was_scanned_again_is_a_stack_of_its_own(tmp_path: Path) -> 
     assert_right(landed.volume(landed.written[0]), Slices(whole))
 
 
-def test_duplicates_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+def test_equal_images_that_were_exported_again_under_other_uids_are_copies(tmp_path: Path) -> None:
     write(tmp_path / "in", acquire(), series_uid=SERIES_UID)
     edit = _phase("InstanceNumber", 1, 1)
     write(tmp_path / "in", acquire(), series_uid=SERIES_UID, file_names="spatial", edit=edit)
     landed = land(tmp_path / "s.zarr", tmp_path / "in")
     [entry] = landed.entries
-    assert (entry.outcome, entry.reason, entry.slices) == ("failed", "duplicate-positions", 42)
-    assert "21 of 42" in str(entry.detail)
+    assert (entry.outcome, entry.slices) == ("written", 21)
+    assert "duplicates-dropped" in entry.warnings
+
+
+def test_duplicates_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    for part, head in enumerate([HEAD, replace(HEAD, shift_mm=(-5, 9, -4))]):
+        edit = _phase("InstanceNumber", 1, part)
+        names = f"{part}-{{}}".format
+        write(tmp_path / "in", acquire(), head=head, series_uid=SERIES_UID, file_names=names, edit=edit)
+    [entry] = land(tmp_path / "s.zarr", tmp_path / "in").entries
+    assert (entry.outcome, entry.reason) == ("failed", "duplicate-positions")
+    for name in ("Study Instance UID", "Convolution Kernel", "Slice Thickness", "KVP"):
+        assert name in str(entry.detail)
 
 
 def test_one_slice_that_is_there_twice_with_other_pixels_is_refused(tmp_path: Path) -> None:

@@ -332,10 +332,10 @@ def test_only_allowed_attributes_are_kept(tmp_path):
 
     write(tmp_path / "p", edit=tell)
     [stack] = scan(tmp_path).stacks
-    assert stack.dicom["KVP"] == 120
-    assert stack.dicom["Manufacturer"] == "SYNTHETIC"
-    assert "SECRET" not in repr(stack.dicom)
-    assert {"PatientName", "PatientID", "SeriesDescription", "AcquisitionDate"}.isdisjoint(stack.dicom)
+    assert stack.header.dicom["KVP"] == 120
+    assert stack.header.dicom["Manufacturer"] == "SYNTHETIC"
+    assert "SECRET" not in repr(stack.header.dicom)
+    assert {"PatientName", "PatientID", "SeriesDescription", "AcquisitionDate"}.isdisjoint(stack.header.dicom)
 
 
 def test_scans_can_be_sent_between_processes(tmp_path):
