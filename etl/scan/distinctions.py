@@ -139,6 +139,19 @@ _VARYING = tuple((i, row, Tag(row.keywords[-1])) for i, row in enumerate(DISTINC
 _INDEX_VALUES = "DimensionIndexValues"
 
 
+def table_rows() -> list[str]:
+    """Give the table as lines of Markdown, for the documents."""
+    lines = [
+        "| trust | attribute | functional group | compared as | a difference means |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for trust, row in enumerate(DISTINCTIONS, start=1):
+        tolerance = f", within {100 * row.tolerance:g} %" if row.tolerance else ""
+        group = f"`{row.macro}`" if row.macro else ""
+        lines.append(f"| {trust} | {row.name} | {group} | {row.comparison}{tolerance} | {ROLES[row.role]} |")
+    return lines
+
+
 def read_marks(dataset: Dataset, groups: Sequence[Dataset | None]) -> tuple[str, ...]:
     """Read what may tell a slice apart: a text for each row of the table, empty where absent.
 

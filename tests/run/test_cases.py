@@ -473,6 +473,17 @@ def test_a_concatenation_that_lost_a_part_is_refused(there: tuple[int, ...], tmp
     assert land(tmp_path / "in").outcomes == [("failed", "missing-slices", 8)]
 
 
+def test_time_points_of_a_concatenation_that_lost_one_are_told(tmp_path: Path) -> None:
+    for n in (1, 3):
+        of = {"ConcatenationUID": uid("c"), "InConcatenationNumber": n, "InConcatenationTotalNumber": 3}
+        frame = lambda _, n=n: {"TemporalPositionIndex": n}  # noqa: E731
+        made = enhanced(ZS, part=n, extra=50.0 * n, frame=frame, **of)
+        store_files(tmp_path / "in" / f"{n}", [encode(made)])
+    landed = land(tmp_path / "in")
+    assert landed.extras == [50, 150]
+    assert all("incomplete-concatenation" in entry.warnings for entry in landed.entries)
+
+
 @pytest.mark.parametrize("stated", [1, 5, 14])
 def test_a_number_of_frames_that_the_pixels_deny_is_inconsistent(stated: int, tmp_path: Path) -> None:
     made = enhanced(ZS, edit=lambda ds: setattr(ds, "NumberOfFrames", stated))
