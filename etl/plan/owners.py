@@ -15,6 +15,8 @@ from etl.plan.split_stacks import along_mm, are_torn
 from etl.plan.weaving import adjoin
 from etl.stack import Stack
 
+HALF_SHARE = 1 / 3
+
 
 def refuse_torn_series(stacks: Sequence[Stack]) -> list[Stack]:
     """Refuse the stacks of a series whose slices stand under several Patient IDs and complete each other.
@@ -78,7 +80,7 @@ def _patients(stacks: Sequence[Stack], chosen: Iterable[int]) -> set[str]:
 
 
 def _go_on(parts: Sequence[Stack]) -> bool:
-    """Whether one part goes on where another patient's ends."""
+    """Whether one part goes on where another patient's ends; a few slices at an end are told, and no half."""
     try:
         places = sorted(
             ((np.sort(along_mm(part)), part.key.patient_id) for part in parts),
@@ -88,4 +90,7 @@ def _go_on(parts: Sequence[Stack]) -> bool:
         return False
     if not all(np.isfinite(along).all() for along, _ in places):
         return False
-    return any(a[1] != b[1] and adjoin(a[0], b[0]) for a, b in pairwise(places))
+    return any(
+        a[1] != b[1] and min(len(a[0]), len(b[0])) >= HALF_SHARE * max(len(a[0]), len(b[0])) and adjoin(a[0], b[0])
+        for a, b in pairwise(places)
+    )

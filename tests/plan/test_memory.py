@@ -47,7 +47,8 @@ slices = Slices(
     sop_instance_uid=np.array([f"1.2.{k}".encode() for k in range(n)], "S64"),
     instance_number=np.arange(n, dtype=np.int32), position_lps_mm=np.array([[0.0, 0.0, k] for k in range(n)]),
     slope=np.ones(n), intercept=np.zeros(n), padding=np.full((n, 2), [options.pop("padding", nan), nan]),
-    thickness_mm=np.ones(n), repeat=np.full((n, 4), nan),
+    thickness_mm=np.ones(n), plane=np.zeros(n, np.int32), header=np.zeros(n, np.int32),
+    marks=np.empty((n, 0), np.int32),
 )
 key = StackKey("P", "1", "1.2", 1, "1.2.840.10008.5.1.4.1.1.2", "CT", rows, columns, 1, (1.0, 0, 0, 0, 1.0, 0),
                (0.5, 0.5), "HU", False, True, False)
