@@ -18,7 +18,7 @@ PACKAGE = Path(etl.__file__).parent
 
 # A module may import its own package and what stands in an earlier row.
 LAYERS = (
-    {"codes", "transfer_syntaxes", "digests", "option_rules", "header"},
+    {"codes", "transfer_syntaxes", "digests", "option_rules", "header", "shard_format"},
     {"errors", "entry", "stack"},
     {"config", "software"},
     {"volume", "dicom", "phantom"},
@@ -37,10 +37,13 @@ HOMES = {
     # `stored_volume` imports it where `Volume.dask` is called.
     "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume"},
     "distributed": {"workers.dask_pool", "workers.local_cluster"},
+    # By which zarr reads URLs.
+    "fsspec": {"read.catalog"},
+    "google_crc32c": {"shard_format"},
     "imagecodecs": {"dicom.pixels"},
     "isal": {"dicom"},
     "jinja2": {"report.page"},
-    "numcodecs": {"store"},
+    "numcodecs": {"store", "read.shard_reader"},
     "pydicom": {"dicom", "scan", "phantom"},
     "rich": {"workers.progress", "run.tables"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.

@@ -16,7 +16,7 @@ def series_attributes(
     task: SeriesTask, entry: Entry, converted: Converted, quality: Quality, config: Config
 ) -> dict[str, object]:
     """Give the attributes ``ct_etl``, ``dicom`` and ``ome`` of a series' group, as plain JSON values."""
-    key, normalization = task.stack.key, converted.normalization
+    key = task.stack.key
     recipe = config.recipe()
     names = ("spacing_mm", "zoom", "native", "max_gap_mm")
     return {
@@ -26,11 +26,7 @@ def series_attributes(
             "series_instance_uid": key.series_instance_uid,
             "stack": task.stack.number,
             "geometry": converted.geometry.to_attributes(),
-            "normalization": {
-                "window_hu": list(normalization.window_hu),
-                "center": normalization.center,
-                "precision_bits": normalization.precision_bits,
-            },
+            "normalization": converted.normalization.to_attributes(),
             "resampling": {name: recipe[name] for name in names},
             "qc": {
                 "warnings": list(entry.warnings),

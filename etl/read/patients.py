@@ -14,6 +14,7 @@ from typing import Any
 
 from etl.errors import StoreError
 from etl.read.catalog import read_catalog
+from etl.read.consolidated import Groups
 from etl.read.source_slices import SourceSlice
 from etl.read.stored_volume import Volume
 
@@ -23,11 +24,15 @@ __all__ = ["Patient", "SourceSlice", "Store", "Volume", "open_store"]
 class Patient(Mapping[str, Volume]):
     """The volumes of one patient, by series key."""
 
-    def __init__(self, patient_id: str, key: str, default_key: str, volumes: Mapping[str, Volume]) -> None:
+    def __init__(
+        self, store_path: str, key: str, patient_id: str, default_key: str, series: Mapping[str, bytes]
+    ) -> None:
         self.patient_id = patient_id
         self.key = key
         self.default_key = default_key
-        self._volumes = dict(sorted(volumes.items()))
+        self._volumes = {
+            name: Volume(store_path, f"{key}/{name}", patient_id, text) for name, text in sorted(series.items())
+        }
 
     def __getitem__(self, series_key: str) -> Volume:
         return self._volumes[series_key]
@@ -59,27 +64,51 @@ class Patient(Mapping[str, Volume]):
 
 
 class Store(Mapping[str, Patient]):
-    """One store: patients by patient ID. Open it with `open_store`."""
+    """One store: patients by patient ID. Open it with `open_store`.
 
-    def __init__(self, path: str, attributes: Mapping[str, Any], patients: Mapping[str, Patient]) -> None:
+    What stays in memory of a series is the text of its metadata; patients and volumes are made when asked for.
+    """
+
+    def __init__(self, path: str, attributes: Mapping[str, Any], groups: Groups) -> None:
         self.path = path
         self._attributes = attributes
-        self._patients = dict(sorted(patients.items()))
+        self._groups = groups
+        keys: dict[str, str] = {}
+        for key in groups:
+            patient_id = self._about(key)[0]
+            if patient_id in keys:
+                raise StoreError(f"{path}: {keys[patient_id]} and {key} are both patient {patient_id!r}")
+            keys[patient_id] = key
+        self._keys = dict(sorted(keys.items()))
 
     def __getitem__(self, patient_id: str) -> Patient:
-        return self._patients[patient_id]
+        key = self._keys[patient_id]
+        return Patient(self.path, key, *self._about(key), self._groups[key][1])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._patients)
+        return iter(self._keys)
 
     def __len__(self) -> int:
-        return len(self._patients)
+        return len(self._keys)
+
+    def __contains__(self, patient_id: object) -> bool:
+        return patient_id in self._keys
+
+    def _about(self, key: str) -> tuple[str, str]:
+        """Patient ID, and key of the default series."""
+        about, series = self._groups[key]
+        if "patient_id" in about and "default_series" in about:
+            return str(about["patient_id"]), str(about["default_series"])
+        # A run that is not finished has series without their patient's group yet.
+        first = min(series)
+        known = {**Volume(self.path, f"{key}/{first}", key, series[first]).attributes, **about}
+        return str(known.get("patient_id", key)), str(about.get("default_series", first))
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return open_store, (self.path,)
 
     def __repr__(self) -> str:
-        volumes = sum(map(len, self.values()))
+        volumes = sum(len(series) for _, series in self._groups.values())
         return f"<Store {self.path!r}: {len(self)} patients, {volumes} volumes>"
 
     @property
@@ -118,15 +147,4 @@ def open_store(path: str | os.PathLike[str]) -> Store:
         There is nothing at `path`, it was not written by this package, or its format is newer.
     """
     where = str(path) if "://" in str(path) else str(Path(path).absolute())
-    root, groups = read_catalog(where)
-    patients: dict[str, Patient] = {}
-    for key, (attributes, series) in groups.items():
-        # A run that is not finished has series without their patient's group yet.
-        first = min(series)
-        about = {**series[first]["ct_etl"], "default_series": first, **attributes.get("ct_etl", {})}
-        patient_id = str(about.get("patient_id", key))
-        if patient_id in patients:
-            raise StoreError(f"{where}: {patients[patient_id].key} and {key} are both patient {patient_id!r}")
-        volumes = {name: Volume(where, f"{key}/{name}", patient_id, attrs) for name, attrs in series.items()}
-        patients[patient_id] = Patient(patient_id, key, str(about["default_series"]), volumes)
-    return Store(where, root, patients)
+    return Store(where, *read_catalog(where))

@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
-from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from etl.errors import StoreError
+from etl.read.selection import Selection, ranges_of
 from etl.read.source_slices import SourceSlice, nearest_index, nearest_position, plane_weights
-from etl.read.volume_metadata import VolumeMetadata
+from etl.read.volume_arrays import VolumeArrays
 
 if TYPE_CHECKING:
     import dask.array
-    import zarr
-
-Selection = int | slice | EllipsisType | tuple[int | slice | EllipsisType, ...]
-"""What numpy calls basic indexing, without negative steps."""
-
 
 MIN_SHARE = 1e-3
+DASK_CHUNK_SIDE = 128
+"""Stored chunks are small, for crops; a task of Dask is worth some megabytes."""
 
 
-class Volume(VolumeMetadata):
+class Volume(VolumeArrays):
     """One stored volume: a lazy ``(z, y, x)`` float32 array with its geometry.
 
-    Indexing reads the normalized values of the chunks it touches and nothing else; `to_hu` gives Hounsfield
-    units. Get one from a `Patient`.
+    Indexing reads the normalized values of the blocks it touches and nothing else; `to_hu` gives Hounsfield
+    units. Get one from a `Patient`. Threads may share it; what is pickled is its path.
     """
 
     dtype = np.dtype(np.float32)
     ndim = 3
 
-    def __init__(self, store_path: str, node: str, patient_id: str, attributes: Mapping[str, Any]) -> None:
-        super().__init__(store_path, node, patient_id, attributes)
-        self._opened: tuple[int, zarr.Array[Any]] | None = None
-
-    def __reduce__(self) -> tuple[type[Volume], tuple[str, str, str, Mapping[str, Any]]]:
-        return type(self), (self.store_path, self.node, self.patient_id, self._attributes)
+    def __reduce__(self) -> tuple[type[Volume], tuple[str, str, str]]:
+        return type(self), (self.store_path, self.node, self.patient_id)
 
     def __repr__(self) -> str:
         spacing = ", ".join(f"{v:.4g}" for v in self.spacing_mm)
@@ -50,8 +39,9 @@ class Volume(VolumeMetadata):
 
     @property
     def chunks(self) -> tuple[int, int, int]:
-        """Shape (z, y, x) of the smallest block that is read and decoded by itself."""
-        z, y, x = self._array.chunks
+        """Shape (z, y, x) of the blocks that are stored by themselves."""
+        with self.reading("volume"):
+            z, y, x = self.open("volume").chunk
         return (z, y, x)
 
     def __getitem__(self, selection: Selection) -> NDArray[np.float32]:
@@ -74,8 +64,46 @@ class Volume(VolumeMetadata):
         StoreError
             A chunk cannot be read or decoded.
         """
-        with self._reading("volume"):
-            return np.asarray(self._array.get_basic_selection(selection), np.float32)
+        return self.read(selection)
+
+    def read(
+        self,
+        selection: Selection = ...,
+        *,
+        out: NDArray[Any] | None = None,
+        dtype: Literal["float32", "int16"] = "float32",
+    ) -> NDArray[Any]:
+        """Read values, into an array of the caller's where one is given.
+
+        Parameters
+        ----------
+        selection : int, slice, ... or a tuple of them
+            As for indexing; everything by default.
+        out : array, optional
+            Of the result's shape and `dtype`; any strides.
+        dtype : {"float32", "int16"}
+            Normalized values, or whole steps of `Normalization.step`: half the bytes, and the same information.
+
+        Returns
+        -------
+        array
+            `out`, or a new one.
+
+        Raises
+        ------
+        IndexError
+            As for indexing.
+        ValueError
+            `out` has another shape or type, or there are no steps: the store keeps full precision.
+        StoreError
+            A chunk cannot be read or decoded.
+        """
+        ranges, shape = ranges_of(selection, self.shape)
+        found = np.empty(shape, dtype) if out is None else out
+        if found.shape != shape or found.dtype != dtype:
+            raise ValueError(f"out is {found.dtype} {found.shape}; {dtype} {shape} is needed")
+        self.read_into(ranges, found.reshape([len(one) for one in ranges]))
+        return found
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Read everything: what `numpy.asarray` calls."""
@@ -84,7 +112,7 @@ class Volume(VolumeMetadata):
         return np.asarray(self[...], dtype)
 
     def planes(self, axis: int, index: list[int]) -> NDArray[np.float32]:
-        """Read several planes across one axis, decoding each chunk once.
+        """Read several planes across one axis, decoding each block once.
 
         Parameters
         ----------
@@ -98,15 +126,11 @@ class Volume(VolumeMetadata):
         (z, y, x) float32 array, normalized
             `axis` has one entry for each index.
         """
-        # One contiguous read a layer of chunks: zarr's own selection by list is 15 times slower.
-        wanted, depth = np.asarray(index), self.chunks[axis]
-        parts = []
-        for layer in np.unique(wanted // depth):
-            inside = wanted[wanted // depth == layer]
-            selection = [slice(None)] * 3
-            selection[axis] = slice(int(inside[0]), int(inside[-1]) + 1)
-            parts.append(np.take(self[tuple(selection)], inside - inside[0], axis))
-        return np.concatenate(parts, axis)
+        wanted: list[range | NDArray[np.intp]] = [range(n) for n in self.shape]
+        wanted[axis] = np.asarray(index, np.intp)
+        out = np.empty([len(one) for one in wanted], np.float32)
+        self.read_into(wanted, out)
+        return out
 
     def to_hu(self, selection: Selection = ...) -> NDArray[np.float32]:
         """Read Hounsfield units.
@@ -131,7 +155,7 @@ class Volume(VolumeMetadata):
         (hi - lo + 1,) uint32 array
             Bin b counts the voxels that round to window_hu[0] + b; the end bins hold what was clipped too.
         """
-        return np.asarray(self._side_array("hu_histogram"), np.uint32)
+        return np.asarray(self.side_array("hu_histogram"), np.uint32)
 
     def validity(self) -> NDArray[np.uint8]:
         """Tell measured from made-up voxels.
@@ -142,17 +166,18 @@ class Volume(VolumeMetadata):
             0 outside the scanned field or in padding, 1 measured, 2 interpolated across a lost slice. Read-only
             where all are 1.
         """
-        found = self._optional_array("validity")
+        found = self.optional_array("validity")
         return np.broadcast_to(np.uint8(1), self.shape) if found is None else np.asarray(found, np.uint8)
 
     def dask(self) -> dask.array.Array:
-        """Give the volume as a lazy Dask array, one Dask chunk for each stored chunk."""
+        """Give the volume as a lazy Dask array, in Dask chunks of whole stored chunks."""
         import dask.array  # noqa: PLC0415 - most readers never need Dask
 
         meta = np.empty((0, 0, 0), np.float32)
+        chunks = tuple(side * max(1, DASK_CHUNK_SIDE // side) for side in self.chunks)
         # Dask has no types.
         array: dask.array.Array = dask.array.from_array(  # type: ignore[no-untyped-call]
-            self, chunks=self.chunks, asarray=False, fancy=False, meta=meta
+            self, chunks=chunks, asarray=False, fancy=False, meta=meta
         )
         return array
 
@@ -160,10 +185,10 @@ class Volume(VolumeMetadata):
     def source_slices(self) -> list[SourceSlice]:
         """The DICOM slices, by increasing position."""
         uids, numbers, positions = (
-            np.asarray(self._side_array(f"source/{name}"))
+            np.asarray(self.side_array(f"source/{name}"))
             for name in ("sop_instance_uid", "instance_number", "position_mm")
         )
-        frames = self._optional_array("source/frame_number")
+        frames = self.optional_array("source/frame_number")
         if frames is None:
             frames = np.ones(len(numbers), np.int32)
         return [
@@ -191,7 +216,7 @@ class Volume(VolumeMetadata):
         """
         self._check_plane(k)
         origin_mm, step_mm = self.slice_line_mm()
-        resampling = self._part("resampling")
+        resampling = self._part("resampling", dict[str, Any])
         zoom = None
         if not resampling["spacing_mm"]:
             zoom = float((resampling["zoom"] or (1.0, 1.0, 1.0))[self.slice_axis])
@@ -258,36 +283,3 @@ class Volume(VolumeMetadata):
         planes = self.shape[self.slice_axis]
         if not 0 <= k < planes:
             raise IndexError(f"plane {k} of axis {self.slice_axis}: allowed is 0 to {planes - 1}")
-
-    @property
-    def _array(self) -> zarr.Array[Any]:
-        # By process: a handle on a bucket does not survive a fork. Two threads may both open: harmless.
-        process = os.getpid()
-        if self._opened is None or self._opened[0] != process:
-            with self._reading("volume"):
-                array = self._open("volume")
-            self._opened = (process, array)
-        return self._opened[1]
-
-    def _optional_array(self, name: str) -> Any:
-        try:
-            self._open(name)
-        except FileNotFoundError:
-            return None
-        return self._side_array(name)
-
-    def _side_array(self, name: str) -> Any:
-        with self._reading(name):
-            return self._open(name)[...]
-
-    def _open(self, name: str) -> zarr.Array[Any]:
-        import zarr  # noqa: PLC0415 - a store's metadata alone can be read without it
-
-        return zarr.open_array(self.store_path, path=f"{self.node}/{name}", mode="r")
-
-    @contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise StoreError(f"{self.store_path}: {self.node}/{name} cannot be read ({error})") from error

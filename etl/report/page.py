@@ -169,7 +169,7 @@ def _rows(
                 "series_key": volume.key,
                 "size": _times(volume.shape),
                 "spacing": _times(volume.spacing_mm),
-                "slices": line.get("slices", volume.geometry["source_shape"][volume.slice_axis]),
+                "slices": line.get("slices", volume.geometry.source_shape[volume.slice_axis]),
                 "outcome": line.get("outcome", "earlier run" if ledger else "in the store"),
                 "warnings": volume.warnings,
             }
@@ -237,11 +237,11 @@ def _facts(volume: Volume) -> Facts:
         ("size (z, y, x)", _times(volume.shape)),
         ("spacing, mm", _times(volume.spacing_mm)),
         ("extent, mm", _times([round(mm) for mm in extent_mm])),
-        ("source size", _times(geometry["source_shape"])),
-        ("source spacing, mm", _times(geometry["source_spacing_mm"])),
-        ("gantry tilt", f"{_plain(geometry['gantry_tilt_deg'])}°"),
+        ("source size", _times(geometry.source_shape)),
+        ("source spacing, mm", _times(geometry.source_spacing_mm)),
+        ("gantry tilt", f"{_plain(geometry.gantry_tilt_deg)}°"),
         ("window, HU", f"{low_high[0]} to {low_high[1]}"),
-        ("center", _plain(volume.normalization["center"])),
+        ("center", _plain(volume.normalization.center)),
     ]
     dicom = volume.dicom
     return facts + [(label, _plain(dicom[name])) for name, label in _DICOM_LABELS.items() if name in dicom]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,39 @@ class Normalization:
         hu *= np.float32(high - low)
         hu += np.float32(low)
         return hu
+
+    def value_of(self, hu: float) -> float:
+        """Give what stands for one value in Hounsfield units, clipping included, before rounding."""
+        low, high = self.window_hu
+        return min(max((hu - low) / (high - low), 0.0), 1.0) - self.center
+
+    @property
+    def step(self) -> float | None:
+        """Distance between neighboring stored values; None where nothing was rounded."""
+        return None if self.precision_bits == "full" else 2.0**-self.precision_bits
+
+    def to_attributes(self) -> dict[str, object]:
+        """Give the store's ``normalization`` attribute (plain JSON values)."""
+        return {
+            "window_hu": list(self.window_hu),
+            "center": self.center,
+            "precision_bits": self.precision_bits,
+        }
+
+    @staticmethod
+    def from_attributes(attributes: Mapping[str, Any]) -> Normalization:
+        """Read back what `to_attributes` gave.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            Something is missing, or is not of its kind.
+        """
+        low, high = attributes["window_hu"]
+        bits = attributes["precision_bits"]
+        return Normalization(
+            (int(low), int(high)), float(attributes["center"]), "full" if bits == "full" else int(bits)
+        )
 
 
 def normalize(

@@ -9,10 +9,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+Number = TypeVar("Number", int, float)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -61,3 +65,53 @@ class Geometry:
             "slice_axis": self.slice_axis,
             "gantry_tilt_deg": self.gantry_tilt_deg,
         }
+
+    @staticmethod
+    def from_attributes(attributes: Mapping[str, Any]) -> Geometry:
+        """Read back what `to_attributes` gave.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            Something is missing, or is not of its kind.
+        """
+        return Geometry(
+            shape=_triple(int, attributes["shape"]),
+            spacing_mm=_triple(float, attributes["spacing_mm"]),
+            affine_lps=np.array(attributes["affine_lps"], np.float64).reshape(4, 4),
+            source_shape=_triple(int, attributes["source_shape"]),
+            source_spacing_mm=_triple(float, attributes["source_spacing_mm"]),
+            slice_axis=int(attributes["slice_axis"]),
+            gantry_tilt_deg=float(attributes["gantry_tilt_deg"]),
+        )
+
+    @property
+    def affine_ras(self) -> NDArray[np.float64]:
+        """(4, 4), from (k, j, i, 1) to RAS mm, the convention of NIfTI and nibabel."""
+        affine: NDArray[np.float64] = LPS_TO_RAS @ self.affine_lps
+        return affine
+
+    def affine_lps_from(self, start: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Give the affine of a crop that begins at an index, which may lie outside; a new array."""
+        affine = self.affine_lps.copy()
+        affine[:3, 3] += affine[:3, :3] @ start
+        return affine
+
+    @property
+    def is_axis_aligned(self) -> bool:
+        """Whether no voxel lies half a voxel or more from where spacing and origin alone would put it."""
+        ideal = np.zeros((3, 3))
+        ideal[::-1] = np.diag(self.spacing_mm)
+        # The farthest corner of the grid; each axis adds what it deviates by.
+        off_mm = np.abs(self.affine_lps[:3, :3] - ideal) @ (np.array(self.shape) - 1)
+        return bool((off_mm < 0.5 * np.array(self.spacing_mm[::-1])).all())
+
+    def coordinates_mm(self) -> tuple[NDArray[np.float64], ...]:
+        """Give the centers of voxels along (z, y, x), LPS mm: right where the grid `is_axis_aligned`."""
+        origin = self.affine_lps[:3, 3][::-1]
+        return tuple(o + s * np.arange(n) for o, s, n in zip(origin, self.spacing_mm, self.shape, strict=True))
+
+
+def _triple(kind: Callable[[Any], Number], values: Iterable[Any]) -> tuple[Number, Number, Number]:
+    z, y, x = (kind(value) for value in values)
+    return (z, y, x)

@@ -1,0 +1,119 @@
+"""Find the groups in a root's consolidated metadata without parsing what is said of every array.
+
+A run writes 6 kB of metadata a series. Parsed, those of 5,000 series take 0.5 s and 150 MB; here each series keeps
+the 2 kB of text of its own group, which is parsed when the volume is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from mmap import mmap
+from typing import Any
+
+Groups = dict[str, tuple[Mapping[str, Any], dict[str, bytes]]]
+"""By patient key: the patient's attribute ``ct_etl``, and by series key the text of a series' ``zarr.json``."""
+
+_BEGIN = b'"consolidated_metadata":{"kind":"inline","must_understand":false,"metadata":{'
+_EVERY_SERIES_HAS = b'/hu_histogram":{'
+_WINDOW_BYTES = 2048
+
+
+def parse_root(content: bytes | mmap) -> tuple[Mapping[str, Any], Groups | None]:
+    """Read the text of a root's ``zarr.json``.
+
+    Parameters
+    ----------
+    content : bytes or mmap
+
+    Returns
+    -------
+    mapping
+        The root's document, without its consolidated metadata.
+    Groups or None
+        None where there are no consolidated metadata.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        It is no JSON object, or not what Zarr has there.
+    """
+    at = content.find(_BEGIN)
+    if at >= 0:
+        # What a run writes: compact, keys in order, consolidated metadata last.
+        root = json.loads(content[:at].rstrip(b",") + b"}")
+        groups = _find_groups(content, at + len(_BEGIN))
+        summary = root.get("attributes", {}).get("ct_etl", {}).get("fingerprint") or {}
+        if sum(len(series) for _, series in groups.values()) == summary.get("volumes"):
+            return root, groups
+    root = json.loads(content[:])
+    if not isinstance(root, dict):
+        raise ValueError("it is no JSON object")
+    consolidated = root.pop("consolidated_metadata", None)
+    return root, None if consolidated is None else arrange(_as_text(consolidated["metadata"]))
+
+
+def arrange(nodes: Mapping[str, bytes]) -> Groups:
+    """Sort the texts of nodes into patients and series.
+
+    Parameters
+    ----------
+    nodes : mapping of bytes
+        ``zarr.json`` by path: patients, and what lies directly below them. A group that says nothing of ours is
+        left out.
+    """
+    groups: Groups = {}
+    for path, text in nodes.items():
+        patient, slash, series = path.partition("/")
+        if slash and "/" not in series and b'"ct_etl"' in text:
+            # The patient's own metadata is written when a run finishes, its series before.
+            about = _ct_etl(json.loads(nodes[patient])) if patient in nodes else {}
+            groups.setdefault(patient, (about, {}))[1][series] = text
+    return groups
+
+
+def _find_groups(content: bytes | mmap, start: int) -> Groups:
+    groups: Groups = {}
+    done, hit = start, content.find(_EVERY_SERIES_HAS, start)
+    while hit >= 0:
+        node = content[content.rfind(b'"', start, hit) + 1 : hit]
+        opening = b'"' + node + b'":'
+        begin = content.rfind(opening, done, hit) + len(opening)
+        # The text of a node ends where that of its first array begins.
+        end = content.find(b',"' + node + b"/", begin, hit + 1)
+        if end < 0:
+            return {}
+        patient, _, series = node.decode("ascii").partition("/")
+        if patient not in groups:
+            groups[patient] = (_patient(content, node.partition(b"/")[0], start, begin), {})
+        groups[patient][1][series] = content[begin:end]
+        done, hit = hit, content.find(_EVERY_SERIES_HAS, hit + 1)
+    return groups
+
+
+def _patient(content: bytes | mmap, key: bytes, low: int, high: int) -> Mapping[str, Any]:
+    """Parse the attributes of a patient, whose node stands somewhere before its series."""
+    opening = b'"' + key + b'":{"'
+    at = content.rfind(opening, low, high)
+    if at < 0:
+        return {}
+    at += len(opening) - 2
+    size = _WINDOW_BYTES
+    while True:
+        text = content[at : min(at + size, high)].decode("utf-8", "replace")
+        try:
+            return _ct_etl(json.JSONDecoder().raw_decode(text)[0])
+        except ValueError:
+            if at + size >= high:
+                raise
+            size *= 8
+
+
+def _ct_etl(node: Mapping[str, Any]) -> Mapping[str, Any]:
+    attributes = node.get("attributes")
+    found = attributes.get("ct_etl") if isinstance(attributes, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _as_text(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
+    return {path: json.dumps(node).encode() for path, node in nodes.items() if path.count("/") < 2}
