@@ -16,6 +16,7 @@ from typing import Any, Literal
 from etl import option_rules as rules
 from etl.errors import UsageError
 
+MAX_STEPS = 2**15 - 1
 GRID_OPTIONS = ("spacing_mm", "zoom", "native")
 
 
@@ -73,8 +74,14 @@ class Config:
     precision_bits: int | Literal["full"] = _option(
         13, rules.PRECISION_BITS, "Round to multiples of 2^-N.  [13]", "N|full", in_recipe=True
     )
+    dtype: Literal["float32", "int16"] = _option(
+        "float32", rules.DTYPE, "Store values, or the same as whole steps.  [float32]", "NAME", in_recipe=True
+    )
+    codec: Literal["lz4hc", "lz4", "zstd", "none"] = _option(
+        "lz4hc", rules.CODEC, "How a volume is packed: none reads fastest.  [lz4hc]", "NAME|none", in_recipe=True
+    )
     chunk: tuple[int, int, int] | None = _option(
-        None, rules.CHUNK, "Inner chunk of a volume.  [about 1 MB]", "Z,Y,X", in_recipe=True
+        None, rules.CHUNK, "Inner chunk of a volume.  [for crops]", "Z,Y,X", in_recipe=True
     )
     max_gap_mm: float = _option(
         2.5, rules.GAP_MM, "Widest gap of a lost slice to interpolate.  [2.5]", "MM", in_recipe=True
@@ -209,7 +216,24 @@ def build_config(preset: Mapping[str, Any], options: Mapping[str, Any]) -> Confi
         raise UsageError(f"{given[0]} and {given[1]}: only one of them says what the grid is")
     if not given:
         raise UsageError("the configuration has no grid; one of spacing_mm, zoom, native is needed")
+    _check_steps(config)
     return config
+
+
+def _check_steps(config: Config) -> None:
+    """Refuse steps that int16 cannot count."""
+    if config.dtype != "int16":
+        return
+    if config.precision_bits == "full":
+        raise UsageError("--dtype int16: --precision-bits full has no steps; allowed is a number of bits")
+    # What is subtracted from 0 to 1 is itself between them, or the number given.
+    center = config.center if isinstance(config.center, float | int) else 0.0
+    steps = max(1.0, abs(center), abs(1 - center)) * 2**config.precision_bits
+    if steps > MAX_STEPS:
+        raise UsageError(
+            f"--dtype int16: --precision-bits {config.precision_bits} with --center {config.center} needs "
+            f"{steps:.0f} steps; allowed are {MAX_STEPS}"
+        )
 
 
 def flag_of(name: str) -> str:

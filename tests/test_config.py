@@ -25,6 +25,8 @@ WRONG = {
     "center": ["mean", "", "11", "-11", "nan", "inf", True, [1, 2], {}],
     "precision_bits": ["3", "24", "12.5", "FULL", "", 3, 24, 13.5, True, NAN, INF, [13]],
     "chunk": ["64", "64,64", "0,64,64", "64,64,4097", "64,64,1.5", [64, 64], [64, 64, True], "a,b,c"],
+    "dtype": ["float64", "int8", "", "FLOAT32", 16, True],
+    "codec": ["lz5", "", "NONE", None, 1, True],
     "max_gap_mm": ["-1", "nan", "inf", "abc", "1,2", True, {}],
     "slice_count": ["1", "0", "2.5", "x", True, 100_001, INF],
     "min_slices": ["1", "-3", "8.5", "x", True],
@@ -242,7 +244,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 OTHER_RECIPE = {
     "spacing_mm": "2", "zoom": "1,.5,.5", "native": True, "window": "0,80", "center": "none",
-    "precision_bits": "full", "chunk": "8,8,8", "max_gap_mm": "3",
+    "precision_bits": "full", "chunk": "8,8,8", "max_gap_mm": "3", "dtype": "int16", "codec": "none",
     "assume_hu": True,
 }  # fmt: skip
 SAME_RECIPE = {
@@ -279,3 +281,25 @@ def test_a_recipe_is_read_back_as_the_same_configuration(
     config = build_config({}, options)
     assert config.spacing_mm == spacing
     assert Config.from_recipe(config.recipe()) == config
+
+
+@pytest.mark.parametrize(
+    ("bits", "center", "message"),
+    [
+        ("full", "none", "--precision-bits full has no steps"),
+        (15, "none", "needs 32768 steps; allowed are 32767"),
+        (14, -1.5, "needs 40960 steps; allowed are 32767"),
+        (13, 4.5, "needs 36864 steps; allowed are 32767"),
+    ],
+)
+def test_steps_that_int16_cannot_count_are_refused(bits: Any, center: Any, message: str) -> None:
+    options = {"dtype": "int16", "precision_bits": bits, "center": center}
+    with pytest.raises(UsageError, match=message):
+        build_config(load_preset("head-ct"), options)
+    assert build_config(load_preset("head-ct"), {**options, "dtype": "float32"}).dtype == "float32"
+
+
+@pytest.mark.parametrize(("bits", "center"), [(14, "volume"), (14, 0.25), (13, -2.9), (4, 10)])
+def test_steps_that_int16_can_count_are_taken(bits: int, center: Any) -> None:
+    options = {"dtype": "int16", "precision_bits": bits, "center": center}
+    assert build_config(load_preset("head-ct"), options).dtype == "int16"

@@ -41,5 +41,7 @@ def series_attributes(
             },
         },
         "dicom": task.stack.header.dicom,
-        "ome": ome_attributes(converted.geometry),
+        "ome": ome_attributes(
+            converted.geometry, converted.normalization, name=entry.node, is_steps=config.dtype == "int16"
+        ),
     }

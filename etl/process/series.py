@@ -21,8 +21,10 @@ from etl.process.read_hu import convert_task
 from etl.process.source_arrays import source_arrays
 from etl.report.montage import Montage, candidate_planes, draw_montage
 from etl.store.encoding import encode_series
+from etl.store.fingerprint import body_threshold
 from etl.store.keys import open_keys
 from etl.store.publish import publish
+from etl.volume.body import body_shares
 from etl.volume.convert import Converted
 from etl.workers.time_limit import GivenUp, TimeLimit
 
@@ -87,13 +89,18 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
     if quality.is_mask:
         return task.entry.excluded(ExclusionCode.MASK, MASK_DETAIL)
     entry = replace(task.entry, warnings=tuple(dict.fromkeys((*task.entry.warnings, *quality.warnings()))))
+    geometry = converted.geometry
     keys = encode_series(
         volume=converted.volume,
         histogram=converted.histogram,
         validity=converted.validity,
         source=source_arrays(task, converted, pixel_crc32),
         attributes=series_attributes(task, entry, converted, quality, config),
+        body=body_shares(converted.volume, above=body_threshold(converted.normalization)),
+        coordinates_mm=geometry.coordinates_mm() if geometry.is_axis_aligned else None,
         chunk=config.chunk,
+        codec=config.codec,
+        step=converted.normalization.step if config.dtype == "int16" else None,
     )
 
     def check() -> None:

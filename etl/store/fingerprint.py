@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.volume.normalize import Normalization
+
 BODY_HU = -500
 """Voxels above this are body: it separates tissue from air and most of the lung.
 
 Where the window begins above it, so does the body: the first bin holds all the air that was clipped.
 """
+
+
+def body_threshold(normalization: Normalization) -> float:
+    """Give the stored value above which a voxel is body."""
+    return normalization.value_of(max(BODY_HU, normalization.window_hu[0]))
 
 
 def fingerprint(histograms: Iterable[NDArray[np.uint32]], window: tuple[int, int]) -> dict[str, Any]:

@@ -22,14 +22,18 @@ class ArrayLayout:
     ----------
     path : str
         Relative to the series' group.
-    dimensions : int
+    dimensions : tuple of str
+        Names of its axes.
     is_optional : bool
         A series may be whole without it.
+    long_name : str
+        In words, for CF.
     """
 
     path: str
-    dimensions: int
+    dimensions: tuple[str, ...]
     is_optional: bool = False
+    long_name: str = ""
 
     @property
     def name(self) -> str:
@@ -44,19 +48,29 @@ class ArrayLayout:
     @property
     def chunk_key(self) -> str:
         """Key of the one chunk, or shard, of the array."""
-        return "/".join((self.path, "c", *("0" * self.dimensions)))
+        return "/".join((self.path, "c", *("0" for _ in self.dimensions)))
 
 
 SOURCE = "source"
-VOLUME = ArrayLayout("volume", 3)
-VALIDITY = ArrayLayout("validity", 3, is_optional=True)
-HISTOGRAM = ArrayLayout("hu_histogram", 1)
-SOP_INSTANCE_UID = ArrayLayout(f"{SOURCE}/sop_instance_uid", 2)
-POSITION_MM = ArrayLayout(f"{SOURCE}/position_mm", 1)
-INSTANCE_NUMBER = ArrayLayout(f"{SOURCE}/instance_number", 1)
-PIXEL_CRC32 = ArrayLayout(f"{SOURCE}/pixel_crc32", 1)
-FRAME_NUMBER = ArrayLayout(f"{SOURCE}/frame_number", 1, is_optional=True)
-ARRAYS = (VOLUME, VALIDITY, HISTOGRAM, SOP_INSTANCE_UID, POSITION_MM, INSTANCE_NUMBER, PIXEL_CRC32, FRAME_NUMBER)
+_GRID = ("z", "y", "x")
+VOLUME = ArrayLayout("volume", _GRID)
+VALIDITY = ArrayLayout("validity", _GRID, is_optional=True)
+HISTOGRAM = ArrayLayout("hu_histogram", ("hu",))
+BODY = ArrayLayout("body", ("z_cell", "y_cell", "x_cell"), is_optional=True)
+COORDINATES = tuple(
+    ArrayLayout(axis, (axis,), is_optional=True, long_name=f"towards the patient's {direction} (LPS)")
+    for axis, direction in zip(_GRID, ("head", "back", "left"), strict=True)
+)
+"""Centers of voxels, mm, where the grid is axis-aligned."""
+SOP_INSTANCE_UID = ArrayLayout(f"{SOURCE}/sop_instance_uid", ("slice", "character"))
+POSITION_MM = ArrayLayout(f"{SOURCE}/position_mm", ("slice",))
+INSTANCE_NUMBER = ArrayLayout(f"{SOURCE}/instance_number", ("slice",))
+PIXEL_CRC32 = ArrayLayout(f"{SOURCE}/pixel_crc32", ("slice",))
+FRAME_NUMBER = ArrayLayout(f"{SOURCE}/frame_number", ("slice",), is_optional=True)
+ARRAYS = (
+    *(VOLUME, VALIDITY, HISTOGRAM, BODY, *COORDINATES),
+    *(SOP_INSTANCE_UID, POSITION_MM, INSTANCE_NUMBER, PIXEL_CRC32, FRAME_NUMBER),
+)
 
 NODES = (SOURCE, *(array.path for array in ARRAYS))
 """Every node that may stand below a series."""

@@ -176,5 +176,11 @@ def _group_of(attributes: dict[str, Any], **beside: str) -> dict[str, Any]:
 
 
 def read_array(store_path: str, path: str) -> NDArray[Any]:
-    """Read a whole array of the store as zarr-python does; it raises whatever damaged bytes provoke."""
-    return np.asarray(zarr.open_array(store_path, path=path, mode="r")[...])
+    """Read the values of a whole array by zarr-python; it raises whatever damaged bytes provoke."""
+    array = zarr.open_array(store_path, path=path, mode="r")
+    values: NDArray[Any] = np.asarray(array[...])
+    step: Any = array.attrs.get("scale_factor")
+    if step is None:
+        return values
+    scaled: NDArray[np.float32] = np.multiply(values, np.float32(step), dtype=np.float32)
+    return scaled

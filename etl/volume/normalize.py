@@ -113,6 +113,8 @@ def _round(hu: NDArray[np.float32], low: int, width: float, subtracted: float, s
         np.multiply(clipped, steps / width, out=value, dtype=np.float64)
         value -= (low / width + subtracted) * steps
         np.rint(value, out=value)
+        # -0.0 becomes 0.0: whole numbers have one zero, and int16 steps give the same bytes.
+        value += 0.0
         np.multiply(value, 1 / steps, out=plane, casting="same_kind")
         value -= first
         np.copyto(code, value, casting="unsafe")

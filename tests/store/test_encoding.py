@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from etl.store.encoding import encode_series, ome_attributes, uid_array
+from etl.volume.normalize import Normalization
 from etl.volume.patient_space import Geometry
 
 REGISTERED_CODECS = {"sharding_indexed", "bytes", "blosc", "zstd", "crc32c"}
@@ -182,14 +183,62 @@ def test_a_volume_is_one_shard(
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 64), (20, 130, 65), (129, 33, 10), (16, 200, 100), (1, 1, 1)])
-def test_inner_chunks_are_even_and_at_most_a_megabyte(shape: tuple[int, int, int]) -> None:
+def test_inner_chunks_are_even_and_sized_for_crops(shape: tuple[int, int, int]) -> None:
     codecs = json.loads(encode(np.zeros(shape, np.float32))["volume/zarr.json"])["codecs"]
     inner = codecs[0]["configuration"]["chunk_shape"]
-    assert 4 * np.prod(inner) <= 2**20
-    for n, side in zip(shape, inner, strict=True):
+    for n, side, most in zip(shape, inner, (64, 24, 24), strict=True):
         parts = -(-n // side)
-        assert parts == -(-n // 64), "no more chunks than sides of 64 need"
-        assert parts * side - n < parts, "less than one plane of padding a chunk"
+        assert side <= most
+        assert parts <= -(-n // most), "no more chunks than the largest sides need"
+        assert parts * side - n < 8 * parts, "less than eight planes of padding a chunk"
+
+
+@pytest.mark.parametrize("codec", ["lz4hc", "lz4", "zstd", "none"])
+@pytest.mark.parametrize("step", [None, 2.0**-13])
+def test_every_type_and_codec_gives_the_same_values(codec: str, step: float | None, tmp_path: Path) -> None:
+    volume = random_volume()
+    stored = written(encode(volume, codec=codec, step=step), tmp_path)["volume"]
+    assert isinstance(stored, zarr.Array)
+    assert stored.dtype == (np.float32 if step is None else np.int16)
+    factor = np.float32(dict(stored.attrs).get("scale_factor", 1.0))
+    np.testing.assert_array_equal(np.asarray(stored[:]) * factor, volume)
+    names = codec_names(json.loads((tmp_path / "volume" / "zarr.json").read_text())["codecs"])
+    assert ("blosc" in names) == (codec != "none")
+
+
+def test_steps_are_smaller_than_values_and_a_plain_volume_is_as_large_as_it_is() -> None:
+    volume = np.cumsum(random_volume((16, 72, 72)) / 2**9, axis=1, dtype=np.float32)
+    volume = (np.rint(volume * 2**13) / 2**13).astype(np.float32)
+    values, steps, plain = (
+        len(encode(volume, **options)["volume/c/0/0/0"])
+        for options in ({}, {"step": 2.0**-13}, {"step": 2.0**-13, "codec": "none"})
+    )
+    assert steps < values
+    assert 2 * volume.size <= plain < 2.2 * volume.size
+
+
+def test_every_array_names_its_dimensions(tmp_path: Path) -> None:
+    volume = random_volume()
+    keys = encode(
+        volume,
+        validity=np.ones(volume.shape, np.uint8),
+        body=np.ones((1, 5, 5), np.uint8),
+        coordinates_mm=tuple(np.arange(n, dtype=np.float64) for n in volume.shape),
+    )
+    named = {
+        key.removesuffix("/zarr.json"): value["dimension_names"]
+        for key, value in all_metadata(keys).items()
+        if value["node_type"] == "array"
+    }
+    assert named == {
+        **{array: ["z", "y", "x"] for array in ("volume", "validity")},
+        **{axis: [axis] for axis in "zyx"},
+        "body": ["z_cell", "y_cell", "x_cell"],
+        "hu_histogram": ["hu"],
+        "source/sop_instance_uid": ["slice", "character"],
+        "source/position_mm": ["slice"],
+        "source/instance_number": ["slice"],
+    }
 
 
 @pytest.mark.parametrize("value", [0.0, -0.25, float("nan")])
@@ -263,9 +312,13 @@ def geometry(affine: NDArray[np.float64]) -> Geometry:
     return Geometry((2, 3, 4), (lengths[0], lengths[1], lengths[2]), affine, (2, 3, 4), (1.0, 1.0, 1.0), 0, 0.0)
 
 
+def ome_of(affine: NDArray[np.float64], **options: Any) -> dict[str, Any]:
+    return ome_attributes(geometry(affine), Normalization((-1000, 2000), 0.25, 13), name="P1/0002-ab", **options)
+
+
 def test_an_axis_aligned_grid_has_scale_and_translation_in_ome() -> None:
     affine = np.array([[0, 0, 0.5, -110.0], [0, 0.6, 0, -90.0], [3, 0, 0, 12.5], [0, 0, 0, 1]])
-    ome = ome_attributes(geometry(affine))
+    ome = ome_of(affine)
     assert ome["version"] == "0.5"
     (level,) = ome["multiscales"]
     assert [axis["name"] for axis in level["axes"]] == ["z", "y", "x"]
@@ -279,6 +332,25 @@ def test_an_axis_aligned_grid_has_scale_and_translation_in_ome() -> None:
         np.testing.assert_allclose(by_ome[::-1], (affine @ [*index, 1])[:3])
 
 
+def test_a_grid_turned_by_less_than_half_a_voxel_still_has_a_translation() -> None:
+    affine = np.array([[0, 0, 0.5, -110.0], [0, 0.6, 0, -90.0], [3, 0, 0, 12.5], [0, 0, 0, 1]])
+    affine[0, 0] = 0.24  # one step along z, so just under half of 0.5 mm in x
+    assert len(ome_of(affine)["multiscales"][0]["datasets"][0]["coordinateTransformations"]) == 2
+    affine[0, 0] = 0.26
+    assert len(ome_of(affine)["multiscales"][0]["datasets"][0]["coordinateTransformations"]) == 1
+
+
+@pytest.mark.parametrize("is_steps", [False, True])
+def test_a_viewer_is_told_what_to_show(is_steps: bool) -> None:
+    ome = ome_of(np.eye(4)[[2, 1, 0, 3]], is_steps=is_steps)
+    (level,) = ome["multiscales"]
+    assert level["name"] == "P1/0002-ab"
+    (channel,) = ome["omero"]["channels"]
+    unit = 2**13 if is_steps else 1
+    expected = {"min": -0.25, "max": 0.75, "start": 840 / 3000 - 0.25, "end": 1240 / 3000 - 0.25}
+    assert channel["window"] == {key: pytest.approx(value * unit) for key, value in expected.items()}
+
+
 @pytest.mark.parametrize("kind", ["turned", "sheared", "flipped", "permuted"])
 def test_any_other_grid_has_only_a_scale_in_ome(kind: str) -> None:
     c, s = np.cos(0.2), np.sin(0.2)
@@ -290,7 +362,7 @@ def test_any_other_grid_has_only_a_scale_in_ome(kind: str) -> None:
     }[kind]
     affine = np.eye(4)
     affine[:3, :3] = directions * [3.0, 0.6, 0.5]
-    (level,) = ome_attributes(geometry(affine))["multiscales"]
+    (level,) = ome_of(affine)["multiscales"]
     (transformation,) = level["datasets"][0]["coordinateTransformations"]
     assert transformation == {"type": "scale", "scale": pytest.approx([3.0, 0.6, 0.5])}
 
