@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from operator import lt
 
 import google_crc32c
 import numpy as np
@@ -23,6 +24,7 @@ MISSING = 2**64 - 1
 CHECKSUM_BYTES = 4
 BLOSC_HEADER_BYTES = 16
 _ENTRY_BYTES = 16
+_HEADER = struct.Struct("<2xBx3I")
 _IS_PLAIN_COPY = 0x2
 
 
@@ -45,9 +47,20 @@ def without_checksum(content: bytes) -> bytes:
         It is not theirs.
     """
     inner = content[:-CHECKSUM_BYTES]
-    if content[-CHECKSUM_BYTES:] != struct.pack("<I", google_crc32c.value(inner)):
-        raise ValueError("a checksum is wrong")
+    verify_checksum(inner, content[-CHECKSUM_BYTES:])
     return inner
+
+
+def verify_checksum(content: bytes, checksum: bytes) -> None:
+    """Hold some bytes against the crc32c that stands behind them.
+
+    Raises
+    ------
+    ValueError
+        It is not theirs.
+    """
+    if checksum != google_crc32c.value(content).to_bytes(CHECKSUM_BYTES, "little"):
+        raise ValueError("a checksum is wrong")
 
 
 def join_chunks(chunks: Iterable[bytes]) -> bytes:
@@ -93,66 +106,54 @@ def parse_index(content: bytes, shard_bytes: int) -> NDArray[np.uint64]:
     return index.astype(np.uint64)
 
 
-class BloscFrame:
-    """A compressed chunk, of which single blocks can be taken.
+def needed_blocks(frame: bytes, expected_bytes: int, first_byte: int, stop_byte: int) -> tuple[bytes, int, int]:
+    """Give a blosc frame of only those blocks that hold a range of the decompressed bytes.
 
     Parameters
     ----------
-    content : bytes
+    frame : bytes
+        A compressed chunk.
     expected_bytes : int
         Length of the chunk, decompressed.
+    first_byte, stop_byte : int
+
+    Returns
+    -------
+    bytes
+        A blosc frame: the header, the offsets and the blocks that are needed; all of it where that is simpler.
+    int, int
+        Range of the decompressed bytes that it holds.
 
     Raises
     ------
     ValueError
         The frame's header says something else than its place.
     """
-
-    def __init__(self, content: bytes, expected_bytes: int) -> None:
-        if len(content) < BLOSC_HEADER_BYTES:
-            raise ValueError(f"a chunk of {len(content)} bytes is no blosc frame")
-        self.content = content
-        self.bytes, self.block_bytes, packed_bytes = struct.unpack_from("<3I", content, 4)
-        if self.bytes != expected_bytes or packed_bytes != len(content):
-            raise ValueError(
-                f"a blosc frame of {len(content)} bytes says {packed_bytes} and {self.bytes} decompressed; "
-                f"{expected_bytes} are expected"
-            )
-        self._flags = content[2]
-
-    def blocks(self, first_byte: int, stop_byte: int) -> tuple[bytes, int, int]:
-        """Give a frame of only those blocks that hold a range of the decompressed bytes.
-
-        Parameters
-        ----------
-        first_byte, stop_byte : int
-
-        Returns
-        -------
-        bytes
-            A blosc frame: the header, the offsets and the blocks that are needed; all of it where that is
-            simpler.
-        int, int
-            Range of the decompressed bytes that it holds.
-        """
-        whole = (self.content, 0, self.bytes)
-        if not 0 < self.block_bytes < self.bytes or self._flags & _IS_PLAIN_COPY:
-            return whole
-        count = -(-self.bytes // self.block_bytes)
-        first, stop = first_byte // self.block_bytes, -(-stop_byte // self.block_bytes)
-        if stop == count and self.bytes % self.block_bytes:
-            # A short last block is packed in another way, and known by what comes before it.
-            first = min(first, count - 2)
-        if stop - first == count or len(self.content) < BLOSC_HEADER_BYTES + 4 * count:
-            return whole
-        starts = np.frombuffer(self.content, "<u4", count, BLOSC_HEADER_BYTES).astype(np.int64)
-        in_order = (np.diff(starts) > 0).all() and starts[-1] < len(self.content)
-        if not in_order or starts[0] < BLOSC_HEADER_BYTES + 4 * count:
-            # Several threads pack blocks in any order.
-            return whole
-        begin, end = int(starts[first]), int(starts[stop]) if stop < count else len(self.content)
-        low, high = first * self.block_bytes, min(stop * self.block_bytes, self.bytes)
-        head = BLOSC_HEADER_BYTES + 4 * (stop - first)
-        header = self.content[:4] + struct.pack("<3I", high - low, self.block_bytes, head + end - begin)
-        offsets = (starts[first:stop] - (begin - head)).astype("<u4").tobytes()
-        return header + offsets + self.content[begin:end], low, high
+    if len(frame) < BLOSC_HEADER_BYTES:
+        raise ValueError(f"a chunk of {len(frame)} bytes is no blosc frame")
+    flags, size, block_bytes, packed_bytes = _HEADER.unpack_from(frame)
+    if size != expected_bytes or packed_bytes != len(frame):
+        raise ValueError(
+            f"a blosc frame of {len(frame)} bytes says {packed_bytes} and {size} decompressed; "
+            f"{expected_bytes} are expected"
+        )
+    if not 0 < block_bytes < size or flags & _IS_PLAIN_COPY:
+        return frame, 0, size
+    count = -(-size // block_bytes)
+    first, stop = first_byte // block_bytes, -(-stop_byte // block_bytes)
+    if stop == count and size % block_bytes:
+        # A short last block is packed in another way, and known by what comes before it.
+        first = min(first, count - 2)
+    table_end = BLOSC_HEADER_BYTES + 4 * count
+    if stop - first == count or len(frame) < table_end:
+        return frame, 0, size
+    starts = struct.unpack_from(f"<{count}I", frame, BLOSC_HEADER_BYTES)
+    bounds = (table_end - 1, *starts, len(frame))
+    if not all(map(lt, bounds, bounds[1:])):
+        # Several threads pack blocks in any order.
+        return frame, 0, size
+    begin, end = starts[first], bounds[stop + 1]
+    low, high = first * block_bytes, min(stop * block_bytes, size)
+    head = BLOSC_HEADER_BYTES + 4 * (stop - first)
+    numbers = (high - low, block_bytes, head + end - begin, *(at - begin + head for at in starts[first:stop]))
+    return b"".join((frame[:4], struct.pack(f"<{len(numbers)}I", *numbers), frame[begin:end])), low, high

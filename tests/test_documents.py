@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/promises.md", "docs/performance.md")
+PAGES = ("README.md", "docs/promises.md", "docs/performance.md", "docs/training.md")
 DEFINED = {
     name
     for path in (ROOT / "tests").rglob("*.py")

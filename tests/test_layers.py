@@ -65,6 +65,8 @@ FILES_AND_PROCESSES = {
     *("glob", "io", "multiprocessing", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile", "threading"),
     "zipfile",
 }
+# A face that users import from: its names are loaded when they are asked for.
+PUBLIC_FACES = {"training"}
 SAYS_NOTHING = {"utils", "util", "core", "common", "helpers", "base", "manager", "misc"}
 MAX_MODULE_LINES = 300
 MAX_TOP_LEVEL_FILES = 14
@@ -144,6 +146,8 @@ def test_a_package_says_what_it_is_for_and_imports_nothing() -> None:
     for name, path in PACKAGES.items():
         tree = ast.parse(path.read_text("utf-8"))
         assert ast.get_docstring(tree), name
+        if name in PUBLIC_FACES:
+            continue
         assert len(tree.body) == 1, f"{name}: a docstring is all"
 
 

@@ -82,6 +82,11 @@ def read_node(store_path: str, node: str) -> bytes:
         raise StoreError(f"{store_path}: {node} has no {METADATA} ({_one_line(error)})") from error
 
 
+def list_nodes(store_path: str, node: str) -> list[str]:
+    """List the paths of what lies directly below a group; nothing where there is no such group."""
+    return _place(store_path).folders(node)
+
+
 class _Place(Protocol):
     """Where metadata are read from."""
 

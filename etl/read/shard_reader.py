@@ -13,7 +13,7 @@ import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
@@ -21,8 +21,8 @@ import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
 
-from etl.read.selection import Indices, Part, parts_of
-from etl.shard_format import MISSING, BloscFrame, index_bytes, parse_index, without_checksum
+from etl.read.selection import Indices, parts_of
+from etl.shard_format import CHECKSUM_BYTES, MISSING, index_bytes, needed_blocks, parse_index, verify_checksum
 
 # As zarr does: blosc's own threads would fight for cores, and calls from several threads wait for each other.
 numcodecs.blosc.use_threads = False
@@ -70,7 +70,7 @@ class ShardLayout:
         """Chunks along each axis."""
         return tuple(-(-n // side) for n, side in zip(self.shape, self.chunk, strict=True))
 
-    @property
+    @cached_property
     def chunk_bytes(self) -> int:
         """Length of a chunk, decoded."""
         return math.prod(self.chunk) * self.dtype.itemsize
@@ -171,11 +171,20 @@ class ShardReader:
         # Of a chunk in C order only what lies between the first and the last wanted plane is needed.
         plane_bytes = layout.chunk_bytes // layout.chunk[0]
         steps = [math.prod(layout.grid[axis + 1 :]) for axis in range(len(axes))]
-        for parts in product(*axes):
-            number = sum(part.chunk * step for part, step in zip(parts, steps, strict=True))
-            target = tuple(part.target for part in parts)
-            chunk = self._chunk(number, parts[0].low * plane_bytes, parts[0].high * plane_bytes, scratch)
-            out[target] = layout.fill_value if chunk is None else chunk[_inside(parts)]
+        places = [
+            [(part.chunk * step, part.inside, part.target) for part in parts]
+            for parts, step in zip(axes[1:], steps[1:], strict=True)
+        ]
+        for part in axes[0]:
+            first, stop = part.low * plane_bytes, part.high * plane_bytes
+            for rest in product(*places):
+                number = part.chunk * steps[0] + sum([place[0] for place in rest])
+                chunk = self._chunk(number, first, stop, scratch)
+                target = (part.target, *[place[2] for place in rest])
+                if chunk is None:
+                    out[target] = layout.fill_value
+                else:
+                    out[target] = chunk[(part.inside, *[place[1] for place in rest])]
 
     def _chunk(self, number: int, first: int, stop: int, scratch: NDArray[np.uint8]) -> NDArray[Any] | None:
         """Give a chunk of which at least some bytes are decoded; None where it was left out."""
@@ -186,12 +195,13 @@ class ShardReader:
         if not (layout.is_blosc or layout.is_checked):
             # Straight from the page cache: no byte is copied that is not wanted.
             return self._plain_chunk(self._map, offset, length)
-        content = self._map[offset : offset + length]
+        end = offset + length - CHECKSUM_BYTES * layout.is_checked
+        content = self._map[offset:end]
         if layout.is_checked:
-            content = without_checksum(content)
+            verify_checksum(content, self._map[end : offset + length])
         if not layout.is_blosc:
             return self._plain_chunk(content, 0, len(content))
-        packed, low, high = BloscFrame(content, layout.chunk_bytes).blocks(first, stop)
+        packed, low, high = needed_blocks(content, layout.chunk_bytes, first, stop)
         numcodecs.blosc.decompress(packed, scratch[low:high])
         return scratch.view(layout.dtype).reshape(layout.chunk)
 
@@ -251,10 +261,6 @@ def _open_reader(folder: str, shard: str, *identity: int) -> ShardReader:
     if layout is None:
         raise ValueError("its metadata have just changed")
     return ShardReader(layout, shard)
-
-
-def _inside(parts: tuple[Part, ...]) -> Any:
-    return tuple(part.inside for part in parts)
 
 
 def _plain(codecs: list[Any]) -> list[dict[str, Any]]:

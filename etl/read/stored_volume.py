@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from etl.read.selection import Selection, ranges_of
+from etl.read.selection import Indices, Selection, ranges_of
 from etl.read.source_slices import SourceSlice, nearest_index, nearest_position, plane_weights
+from etl.read.stored_array import read_values
 from etl.read.volume_arrays import VolumeArrays
 
 if TYPE_CHECKING:
@@ -111,27 +113,6 @@ class Volume(VolumeArrays):
             raise ValueError("a stored volume is decoded, which always makes a copy")
         return np.asarray(self[...], dtype)
 
-    def planes(self, axis: int, index: list[int]) -> NDArray[np.float32]:
-        """Read several planes across one axis, decoding each block once.
-
-        Parameters
-        ----------
-        axis : int
-            0 for axial planes, 1 for coronal, 2 for sagittal.
-        index : list of int
-            At least one; increasing.
-
-        Returns
-        -------
-        (z, y, x) float32 array, normalized
-            `axis` has one entry for each index.
-        """
-        wanted: list[range | NDArray[np.intp]] = [range(n) for n in self.shape]
-        wanted[axis] = np.asarray(index, np.intp)
-        out = np.empty([len(one) for one in wanted], np.float32)
-        self.read_into(wanted, out)
-        return out
-
     def to_hu(self, selection: Selection = ...) -> NDArray[np.float32]:
         """Read Hounsfield units.
 
@@ -168,6 +149,21 @@ class Volume(VolumeArrays):
         """
         found = self.optional_array("validity")
         return np.broadcast_to(np.uint8(1), self.shape) if found is None else np.asarray(found, np.uint8)
+
+    def validity_of(self, wanted: Indices) -> NDArray[np.uint8]:
+        """Read `validity` at increasing indices along each axis.
+
+        Parameters
+        ----------
+        wanted : three of range or int array
+
+        Returns
+        -------
+        (z, y, x) uint8 array
+        """
+        with suppress(FileNotFoundError), self.reading("validity", but=FileNotFoundError):
+            return np.asarray(read_values(self.open("validity"), wanted), np.uint8)
+        return np.ones([len(one) for one in wanted], np.uint8)
 
     def dask(self) -> dask.array.Array:
         """Give the volume as a lazy Dask array, in Dask chunks of whole stored chunks."""

@@ -58,6 +58,27 @@ class VolumeArrays(VolumeMetadata):
             np.multiply(stored, np.float32(1 / (step or 1.0)), out=stored)
             np.copyto(out, np.rint(stored, out=stored), casting="unsafe")
 
+    def planes(self, axis: int, index: list[int]) -> NDArray[np.float32]:
+        """Read several planes across one axis, decoding each block once.
+
+        Parameters
+        ----------
+        axis : int
+            0 for axial planes, 1 for coronal, 2 for sagittal.
+        index : list of int
+            At least one; increasing.
+
+        Returns
+        -------
+        (z, y, x) float32 array, normalized
+            `axis` has one entry for each index.
+        """
+        wanted: list[range | NDArray[np.intp]] = [range(n) for n in self.shape]
+        wanted[axis] = np.asarray(index, np.intp)
+        out = np.empty([len(one) for one in wanted], np.float32)
+        self.read_into(wanted, out)
+        return out
+
     def optional_array(self, name: str) -> NDArray[Any] | None:
         """Read a whole array of the series; None where there is none of this name."""
         try:

@@ -20,7 +20,7 @@ from etl.shard_format import join_chunks, with_checksum
 # Sized for crops by measurement (docs/performance.md). A crop decodes whole chunks across (y, x), so they are
 # small there; of a chunk's planes it decodes blocks of BLOCK_PLANES.
 CROP_CHUNK = (64, 24, 24)
-BLOCK_PLANES = 8
+BLOCK_PLANES = 4
 SIDE_STEP = 8
 """blosc shuffles bits of eight values at a time and leaves a remainder as it is, which packs worse."""
 PLAIN_CHUNK = (64, 64, 64)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Number = TypeVar("Number", int, float)
 
@@ -91,10 +91,10 @@ class Geometry:
         affine: NDArray[np.float64] = LPS_TO_RAS @ self.affine_lps
         return affine
 
-    def affine_lps_from(self, start: tuple[int, int, int]) -> NDArray[np.float64]:
+    def affine_lps_from(self, start: ArrayLike) -> NDArray[np.float64]:
         """Give the affine of a crop that begins at an index, which may lie outside; a new array."""
         affine = self.affine_lps.copy()
-        affine[:3, 3] += affine[:3, :3] @ start
+        affine[:3, 3] += affine[:3, :3] @ np.asarray(start)
         return affine
 
     @property
