@@ -7,6 +7,7 @@ PYTEST_ARGS ?=
 # More would starve the tests that start clusters of their own.
 TEST_PROCESSES ?= 2
 ARGS ?=
+TORCH_INDEX ?=
 
 override VENV := $(patsubst %/,%,$(VENV))
 BIN := $(VENV)/bin
@@ -29,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test lint bench bench-peers clean constraints FORCE
+.PHONY: help venv etl test extras lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -40,6 +41,7 @@ help:
 	@echo '                   PRESET=head-ct|article|FILE.toml  SCHEDULER=tcp://HOST:8786  ARGS="more options of ct-etl run"'
 	@echo '                   a path with spaces among several is quoted twice: INPUT="'\''/data/my scans'\'' /data/b"'
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
+	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
 	@echo 'make bench         measure speed and memory (ARGS="options of bench/run.py")'
 	@echo 'make bench-peers   install the programs that the benchmark compares with into $(PEERS) (some gigabytes)'
@@ -120,6 +122,15 @@ etl: $(VENV)/.ready-run
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
+# PyPI's PyTorch for Linux is a CUDA build of gigabytes: TORCH_INDEX=https://download.pytorch.org/whl/cpu is small.
+# zarrita.js only where there is npm; its test says what it lacks.
+extras: $(VENV)/.ready-test
+	@pins=$$('$(BIN)/python' -c 'import sys; print("constraints/py%d%d.txt" % sys.version_info[:2])'); \
+	if [ -e "$$pins" ]; then set -- -c "$$pins"; else set --; fi; \
+	if [ -n '$(TORCH_INDEX)' ]; then set -- "$$@" --extra-index-url '$(TORCH_INDEX)'; fi; \
+	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check "$$@" -r constraints/extras.txt
+	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix .readers zarrita@0.7.5 @zarrita/storage@0.2.0; fi
+
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
@@ -142,7 +153,7 @@ clean:
 		*) if [ -e '$(VENV)/pyvenv.cfg' ] || [ -e '$(INCOMPLETE)' ]; then rm -rf '$(VENV)'; fi; rm -rf '$(VENV).old' ;; \
 	esac
 	@if [ -e '$(PEERS)/pyvenv.cfg' ]; then rm -rf '$(PEERS)'; fi
-	rm -rf demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
+	rm -rf .readers demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
 	@if [ -d demo ] && [ ! -L demo ]; then rmdir demo 2>/dev/null || echo 'demo/ holds more than the demo; the rest is left alone' >&2; fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ import against
 import compressed
 import footprint
 import scale
+import training
 from measure import ROOT, CommandError
 from session import Session
 from table import Section, load, markdown, merge, text_lines
@@ -28,6 +29,7 @@ SECTIONS: dict[str, Callable[[Session], Section]] = {
     **footprint.SECTIONS,
     **scale.SECTIONS,
     **compressed.SECTIONS,
+    **training.SECTIONS,
 }
 PEERS = ROOT / ".venv-peers/bin/python"
 

@@ -18,7 +18,7 @@ from measure import ROOT, Command, environment
 
 BENCH = ROOT / "bench"
 OWN_PACKAGES = ("ct-etl", "numpy", "scipy", "zarr", "numcodecs", "pydicom", "dask", "imagecodecs")
-PEER_PACKAGES = ("dcm2niix", "SimpleITK", "torchio", "monai", "itk", "nnunetv2", "torch")
+PEER_PACKAGES = ("dcm2niix", "SimpleITK", "torchio", "monai", "itk", "nnunetv2", "torch", "blosc2")
 
 
 @dataclass
