@@ -43,7 +43,8 @@ def nnunet(folder: Path, kind: str) -> Read:
 
     def read(name: str, place: tuple[slice, slice, slice]) -> NDArray[Any]:
         data, _, _, _ = cases.load_case(name)
-        return np.asarray(data[(slice(0, 1), *place)])[0]
+        found: NDArray[Any] = np.asarray(data[(slice(0, 1), *place)])[0]
+        return found
 
     return read
 
