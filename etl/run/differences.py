@@ -15,10 +15,12 @@ from etl.process.attributes import series_attributes
 from etl.process.read_hu import convert_task
 from etl.process.source_arrays import source_arrays
 from etl.run.resume import OF_THE_RUN
+from etl.store.fingerprint import body_threshold
 from etl.store.keys import open_keys
-from etl.store.layout import HISTOGRAM, SOURCE, VALIDITY, VOLUME, arrays_of
+from etl.store.layout import BODY, COORDINATES, HISTOGRAM, SOURCE, VALIDITY, VOLUME, arrays_of
 from etl.store.publish import published
 from etl.store.verify import read_array
+from etl.volume.body import body_shares
 
 # Of the provenance these say what the DICOM decides; software is the writer's own affair.
 _DECIDED_DIGESTS = ("source_digest", "config_digest", "volume_digest")
@@ -59,6 +61,10 @@ def differences(task: SeriesTask, config: Config, store_path: str) -> Iterator[s
         VALIDITY.path: converted.validity,
         HISTOGRAM.path: converted.histogram,
     }
+    geometry = converted.geometry
+    arrays[BODY.path] = body_shares(converted.volume, above=body_threshold(converted.normalization))
+    for array, centers_mm in zip(COORDINATES, geometry.coordinates_mm(), strict=True):
+        arrays[array.path] = centers_mm if geometry.is_axis_aligned else None
     for name, values in source_arrays(task, converted, pixel_crc32).items():
         arrays[f"{SOURCE}/{name}"] = values
     there = {array.path for array in arrays_of(attributes) or ()}
