@@ -74,20 +74,22 @@ def arrange(nodes: Mapping[str, bytes]) -> Groups:
 
 def _find_groups(content: bytes | mmap, start: int) -> Groups:
     groups: Groups = {}
-    done, hit = start, content.find(_EVERY_SERIES_HAS, start)
+    hit = content.find(_EVERY_SERIES_HAS, start)
     while hit >= 0:
         node = content[content.rfind(b'"', start, hit) + 1 : hit]
         opening = b'"' + node + b'":'
-        begin = content.rfind(opening, done, hit) + len(opening)
-        # The text of a node ends where that of its first array begins.
-        end = content.find(b',"' + node + b"/", begin, hit + 1)
-        if end < 0:
+        begin = content.rfind(opening, start, hit) + len(opening)
+        # The text of a node ends where the next one begins: its own first array, or, since keys are in order, a
+        # further stack of the series, whose key goes on with a hyphen.
+        ends = (content.find(b',"' + node + mark, begin, hit + 1) for mark in (b"/", b"-"))
+        end = min((at for at in ends if at >= 0), default=-1)
+        if end < 0 or begin < len(opening):
             return {}
         patient, _, series = node.decode("ascii").partition("/")
         if patient not in groups:
             groups[patient] = (_patient(content, node.partition(b"/")[0], start, begin), {})
         groups[patient][1][series] = content[begin:end]
-        done, hit = hit, content.find(_EVERY_SERIES_HAS, hit + 1)
+        hit = content.find(_EVERY_SERIES_HAS, hit + 1)
     return groups
 
 
