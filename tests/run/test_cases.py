@@ -14,12 +14,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-
-from etl.config import Config
-from etl.entry import Entry
-from etl.read.patients import open_store
-from etl.run.run import run
-from tests.cohorts import (
+from cohorts import (
     BIG_ENDIAN,
     EXPLICIT,
     IMPLICIT,
@@ -37,6 +32,12 @@ from tests.cohorts import (
     uid,
     zipped,
 )
+from pairwise import each_once
+
+from etl.config import Config
+from etl.entry import Entry
+from etl.read.patients import open_store
+from etl.run.run import run
 
 BETWEEN = [z + 1.25 for z in ZS]
 JPEG_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90"
@@ -106,8 +107,7 @@ WOVEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("shift_mm", [1.25, 0.8, 0.0])
-@pytest.mark.parametrize("name", WOVEN)
+@pytest.mark.parametrize(("name", "shift_mm"), each_once(list(WOVEN), [1.25, 0.8, 0.0]))
 def test_scans_that_the_header_tells_apart_are_never_woven(name: str, shift_mm: float, tmp_path: Path) -> None:
     first, second = WOVEN[name]
     folder = tmp_path / "in" / "p"
@@ -277,8 +277,7 @@ CLASSIC_REPEATS: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("left", [12, 5, 1])
-@pytest.mark.parametrize("name", CLASSIC_REPEATS)
+@pytest.mark.parametrize(("name", "left"), each_once(list(CLASSIC_REPEATS), [12, 5, 1]))
 def test_repeats_are_parted_and_a_fragment_costs_itself(name: str, left: int, tmp_path: Path) -> None:
     parts = {50.0 * t: CLASSIC_REPEATS[name](t) for t in range(3)}
     landed = land(told(tmp_path / "in", parts, zs=[ZS, ZS, ZS[:left]]))
@@ -299,8 +298,7 @@ FRAME_REPEATS: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("one_file", [True, False])
-@pytest.mark.parametrize("name", FRAME_REPEATS)
+@pytest.mark.parametrize(("name", "one_file"), each_once(list(FRAME_REPEATS), [True, False]))
 def test_frames_are_parted_in_one_file_and_in_several(name: str, one_file: bool, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     if one_file:
