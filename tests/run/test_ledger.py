@@ -111,6 +111,8 @@ def test_reason_codes_are_those_of_the_contract():
         "slice-count",
         "not-selected",
         "no-pixels",
+        "single-position",
+        "mask",
     }
     assert set(FailureCode) == {
         "missing-geometry",
