@@ -23,6 +23,7 @@ from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result
 from etl.run.input_files import read_record
 from etl.run.job import Job, look_before, scan_job
 from etl.run.resume import account_for_all, as_unchanged, compare_with_store
+from etl.run.run_dir import runs_folder
 from etl.run.too_large import part_too_large
 from etl.scan.deidentify import write_mapping
 from etl.scan.scan import ScanResult
@@ -78,7 +79,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
         return _dry_run(job)
     with stop_signals() as signals, StoreLock(job.keys.path) as lock:
         work = _Work()
-        with _folder_of_pictures(job.run_dir) as pictures:
+        with _folder_of_pictures(job) as pictures:
             try:
                 _work(job, work, lock, pictures)
             except STOPS as stopped:
@@ -194,12 +195,15 @@ def _changed(pool: Pool, tasks: Sequence[SeriesTask], job: Job, work: _Work) -> 
 
 
 @contextmanager
-def _folder_of_pictures(run_dir: Path) -> Iterator[Path]:
+def _folder_of_pictures(job: Job) -> Iterator[Path]:
     """Give a folder for the workers' pictures; it goes when they are in the report."""
+    run_dir = job.run_dir
     new = [folder for folder in (run_dir, run_dir.parent) if not folder.exists()]
     run_dir.mkdir(parents=True, exist_ok=True)
-    for left in run_dir.glob(".pictures-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    # A run that was killed had a directory of its own.
+    for folder in (run_dir, *runs_folder(Path(job.keys.path)).glob("*/")):
+        for left in folder.glob(".pictures-*"):
+            shutil.rmtree(left, ignore_errors=True)
     # Workers have working folders of their own.
     folder = Path(tempfile.mkdtemp(prefix=".pictures-", dir=os.path.abspath(run_dir)))
     try:
