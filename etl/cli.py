@@ -116,7 +116,7 @@ def scan(inputs: tuple[str, ...], as_json: bool) -> None:
 
     config = build_config(load_preset("head-ct"), {"workers": 0})
     with open_pool(config.workers, None) as pool:
-        found = scan_inputs(inputs, pool, limits=Limits(), quiet=as_json)
+        found = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=as_json)
     summary = scan_summary(found, make_plan(found, config))
     _emit(summary) if as_json else print_scan(summary)
 
@@ -204,7 +204,7 @@ def verify(
         count, findings = check.verify_store(store)
         lines = [f"{count} volumes checked"]
         if inputs:
-            pseudonyms = Pseudonyms(read_key(deidentify)) if deidentify else None
+            pseudonyms = Pseudonyms(read_key(os.path.expanduser(deidentify))) if deidentify else None
             with open_pool(0, None) as pool:
                 scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
             compared, more = verify_against_input(store, scan, pseudonyms)

@@ -192,5 +192,12 @@ def _table(columns: Iterable[str], rows: Iterable[Sequence[object]]) -> Table:
     return table
 
 
+class _Console(Console):
+    """Leaves it to the caller what a reader who has gone means; rich would end the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console() -> Console:
-    return Console(highlight=False, width=None if sys.stdout.isatty() else NOT_A_TERMINAL_COLUMNS)
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else NOT_A_TERMINAL_COLUMNS)

@@ -178,7 +178,8 @@ def resolve_store(path: str) -> str:
     UsageError
         It is a URL: only folders can be written to.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path):
+    # One letter before the colon is a drive; one slash after it is what a shell script makes of two.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
         raise UsageError(f"store {path!r} is a URL; a folder of this machine is needed")
     return os.path.realpath(os.path.expanduser(path))
 
