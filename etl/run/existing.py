@@ -22,7 +22,7 @@ from etl.plan.series_keys import first_key, further_key, last_resort_key
 from etl.plan.task import SeriesTask
 from etl.store.keys import Keys
 from etl.store.node_names import series_digits
-from etl.store.publish import published
+from etl.store.publish import describes_volume, published
 from etl.store.source_map import SliceIdentity, SourceMap, read_source_map
 
 _LOSES_SLICES = "--replace lets a series lose slices; the volume that is there stays"
@@ -61,8 +61,8 @@ class _Volume:
         return int(geometry["source_shape"][geometry["slice_axis"]])
 
     def has_digest(self, task: SeriesTask) -> bool:
-        provenance = self.attributes["ct_etl"].get("provenance", {})
-        return bool(provenance.get("source_digest") == task.source_digest)
+        provenance = self.attributes["ct_etl"].get("provenance")
+        return isinstance(provenance, Mapping) and provenance.get("source_digest") == task.source_digest
 
 
 def match_store(
@@ -105,7 +105,7 @@ def match_store(
         related = tuple(sorted(set(nodes) - own))
         for task, volume in _matches(members, volumes):
             placed = _related(task, related)
-            if volume is not None and not may_lose_slices and (why := _loss(task, volume)):
+            if not may_lose_slices and (why := _loss(task, volume, volumes)):
                 refused.append(placed.entry.failed(FailureCode.FEWER_SLICES, why))
             else:
                 matched.append(placed)
@@ -164,9 +164,7 @@ def _stem(task: SeriesTask) -> str:
 def _volume(keys: Keys, node: str) -> _Volume | None:
     """Give what is published at a node; None where nothing usable is: a task may take its place."""
     attributes = published(keys, node)
-    if attributes is None or not isinstance(attributes.get("ct_etl"), Mapping):
-        return None
-    return _Volume(keys, node, attributes)
+    return _Volume(keys, node, attributes) if attributes is not None and describes_volume(attributes) else None
 
 
 def _refuse_collisions(members: Sequence[SeriesTask], volumes: Sequence[_Volume]) -> None:
@@ -229,21 +227,25 @@ def _continues(task: SeriesTask, volume: _Volume) -> bool:
     return bool(along_mm.max() < there_mm.min() or along_mm.min() > there_mm.max())
 
 
-def _loss(task: SeriesTask, volume: _Volume) -> str:
-    """Say what a volume would lose; nothing where it loses nothing."""
-    if volume.source is None:
-        if len(task.stack.slices) >= volume.slice_count:
-            return ""
-        return (
-            f"the store has {volume.slice_count} slices of it, the input {len(task.stack.slices)}; {_LOSES_SLICES}"
-        )
-    lacking = len(volume.identities - _identities(task))
-    if not lacking:
+def _loss(task: SeriesTask, own: _Volume | None, volumes: Sequence[_Volume]) -> str:
+    """Say what the volumes of a series would lose; nothing where they lose nothing.
+
+    A stack may hold what is left of two time points: it then has slices of a volume beside its own.
+    """
+    if own is not None and own.has_digest(task):
         return ""
-    return (
-        f"the store has {volume.slice_count} slices of it, of which the input lacks {lacking}, missing or "
-        f"unreadable; {_LOSES_SLICES}"
-    )
+    if own is not None and own.source is None and len(task.stack.slices) < own.slice_count:
+        return f"the store has {own.slice_count} slices of it, the input {len(task.stack.slices)}; {_LOSES_SLICES}"
+    found = _identities(task)
+    for volume in volumes:
+        there = volume.identities
+        lacking = len(there - found)
+        if lacking and (volume is own or there & found):
+            return (
+                f"the store has {len(there)} slices of {volume.series_key}, of which the input lacks {lacking}, "
+                f"missing or unreadable; {_LOSES_SLICES}"
+            )
+    return ""
 
 
 def _identities(task: SeriesTask) -> frozenset[SliceIdentity]:

@@ -27,6 +27,7 @@ from etl.run.ledger import read_run
 from etl.run.run_dir import check_run_dir, new_run_dir, newest_run
 from etl.software import software_versions
 from etl.store.keys import Keys, open_keys, resolve_store
+from etl.store.layout import METADATA
 from etl.store.lock import StoreLock
 from etl.store.publish import is_whole, published
 from etl.store.root import check_root, root_digest
@@ -106,8 +107,9 @@ def _finished_work(run_dir: Path, state: str | None, keys: Keys) -> tuple[list[E
     if totals.get("store_digest") != root_digest(keys):
         return None
     entries = [_unchanged(line) for line in lines]
-    there = (entry for entry in entries if entry.outcome == "unchanged")
-    return (entries, totals) if all(_is_there(entry, keys) for entry in there) else None
+    there = {entry.node for entry in entries if entry.outcome == "unchanged"}
+    # Those of earlier inputs too: what is damaged is told by every run.
+    return (entries, totals) if all(_is_there(node, keys) for node in there | _nodes(keys)) else None
 
 
 def _unchanged(line: Mapping[str, Any]) -> Entry:
@@ -115,9 +117,15 @@ def _unchanged(line: Mapping[str, Any]) -> Entry:
     return replace(entry, outcome="unchanged", seconds=0.0, bytes_out=0) if entry.outcome == "written" else entry
 
 
-def _is_there(entry: Entry, keys: Keys) -> bool:
+def _nodes(keys: Keys) -> set[str]:
+    """List what has metadata at the place of a series."""
+    places = (f"{patient}/{series}" for patient in keys.groups("") for series in keys.groups(patient))
+    return {node for node in places if keys.get(f"{node}/{METADATA}") is not None}
+
+
+def _is_there(node: str, keys: Keys) -> bool:
     try:
-        attributes = published(keys, entry.node)
-        return attributes is not None and is_whole(keys, entry.node, attributes)
+        attributes = published(keys, node)
+        return attributes is not None and is_whole(keys, node, attributes)
     except (StoreError, OSError, ValueError):
         return False

@@ -12,7 +12,7 @@ from etl.plan.task import SeriesTask
 from etl.process.series import Receipt
 from etl.run.input_files import is_trusted
 from etl.store.keys import Keys
-from etl.store.publish import is_whole, published, stored_bytes
+from etl.store.publish import describes_volume, is_whole, published, stored_bytes
 
 # What a run sees of a store beside the volume; it is no property of the volume.
 OF_THE_RUN = frozenset({WarningCode.SHARED_SERIES_UID})
@@ -93,7 +93,7 @@ def _find(task: SeriesTask, keys: Keys) -> dict[str, Any] | None:
         return None
     digests = provenance.get("source_digest"), provenance.get("config_digest")
     is_current = digests == (task.source_digest, task.config_digest)
-    return found if is_current and is_whole(keys, task.entry.node, found) else None
+    return found if is_current and describes_volume(found) and is_whole(keys, task.entry.node, found) else None
 
 
 def _warnings(attributes: Mapping[str, Any]) -> tuple[str, ...]:

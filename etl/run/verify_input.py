@@ -20,8 +20,8 @@ from etl.scan.deidentify import Pseudonyms, deidentify_scan
 from etl.scan.scan import ScanResult
 from etl.store.keys import open_keys
 from etl.store.layout import METADATA, SOP_INSTANCE_UID
-from etl.store.metadata import parsed
-from etl.store.verify import Finding, ct_etl_attributes, read_array
+from etl.store.metadata import ct_etl_attributes, parsed
+from etl.store.verify import Finding, read_array
 
 MIN_IDENTIFIER = 4
 
@@ -60,7 +60,9 @@ def verify_against_input(
     for entry in plan.settled:
         if entry.outcome == "failed" and keys.get(f"{entry.node}/{METADATA}") is not None:
             findings.append(Finding(entry.node, f"cannot be derived from the input: {entry.reason}"))
-    tasks, _ = match_store(plan.tasks, keys, may_lose_slices=True)
+    tasks, lacking = match_store(plan.tasks, keys, may_lose_slices=False)
+    # Not to be repaired: from this input the volume cannot be made again.
+    findings += [Finding(entry.node, str(entry.detail)) for entry in lacking]
     tasks = [task for task in tasks if keys.get(f"{task.entry.node}/{METADATA}") is not None]
     for task in tasks:
         node = task.entry.node
@@ -71,7 +73,7 @@ def verify_against_input(
             findings.append(Finding(node, f"cannot be derived from the input: {error}"))
         except Exception:  # noqa: BLE001 - zarr and its codecs raise whatever damaged bytes provoke
             findings.append(Finding(node, "cannot be read", True))
-    if not tasks:
+    if not tasks and not lacking:
         findings.append(Finding("", "none of the store's volumes was found in the input"))
     return len(tasks), findings
 

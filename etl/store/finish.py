@@ -14,8 +14,16 @@ from etl.errors import StoreError
 from etl.store.fingerprint import fingerprint
 from etl.store.keys import Keys
 from etl.store.layout import HISTOGRAM, METADATA, NODES, SOURCE
-from etl.store.metadata import as_text, group, parsed, root_attributes, sealed, with_consolidated
-from etl.store.publish import is_whole
+from etl.store.metadata import (
+    as_text,
+    ct_etl_attributes,
+    group,
+    parsed,
+    root_attributes,
+    sealed,
+    with_consolidated,
+)
+from etl.store.publish import describes_volume, is_whole
 from etl.store.root import put_if_changed, put_root
 
 
@@ -79,8 +87,7 @@ def _is_foreign(keys: Keys, patient: str) -> bool:
     content = keys.get(f"{patient}/{METADATA}")
     if content is None:
         return False
-    attributes = (parsed(content) or {}).get("attributes")
-    return not isinstance(attributes, dict) or not isinstance(attributes.get("ct_etl"), dict)
+    return not ct_etl_attributes(parsed(content))
 
 
 def _series_nodes(keys: Keys, node: str) -> dict[str, str] | None:
@@ -95,11 +102,10 @@ def _series_nodes(keys: Keys, node: str) -> dict[str, str] | None:
     if content is None:
         return None
     own = parsed(content) or {}
-    attributes = own.get("attributes")
-    about = attributes.get("ct_etl") if isinstance(attributes, dict) else None
-    if not isinstance(about, dict) or not isinstance(about.get("patient_id"), str):
+    about = ct_etl_attributes(own)
+    if not about or not describes_volume(own["attributes"]):
         raise StoreError(f"{node} is no series of this package")
-    if not is_whole(keys, node, attributes or {}):
+    if not is_whole(keys, node, own["attributes"]):
         raise StoreError(f"{node} lacks an array")
     # What other programs leave in a folder (@eaDir, .DS_Store) is not ours to describe.
     inside = {*keys.groups(node), *(f"{SOURCE}/{name}" for name in keys.groups(f"{node}/{SOURCE}"))}
@@ -114,15 +120,20 @@ def _write_patient(
         series: json.loads(nodes[f"{patient}/{series}"])["attributes"]["ct_etl"]
         for series, nodes in published.items()
     }
-    points = {series: (found.get("qc") or {}).get("default_series_points", 0) for series, found in about.items()}
+    points = {series: _points(found) for series, found in about.items()}
     best = [series for series in published if points[series] == max(points.values())]
     patient_id = about[best[0]]["patient_id"]
     node = parsed(keys.get(f"{patient}/{METADATA}")) or {}
-    known = (node.get("attributes") or {}).get("ct_etl") or {}
+    known = ct_etl_attributes(node)
     wanted = [default_series.get(patient_id), known.get("default_series"), best[0]]
     default = next(series for series in wanted if series in best)
     attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default}}
     put_if_changed(keys, f"{patient}/{METADATA}", as_text(group(attributes)))
+
+
+def _points(about: Mapping[str, Any]) -> Any:
+    quality = about.get("qc")
+    return quality.get("default_series_points", 0) if isinstance(quality, dict) else 0
 
 
 def _node_text(keys: Keys, node: str) -> str:

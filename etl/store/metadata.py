@@ -22,6 +22,13 @@ def parsed(content: bytes | None) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def ct_etl_attributes(node: Any) -> dict[str, Any]:
+    """Give the attribute ``ct_etl`` of a node; empty where it has none."""
+    attributes = node.get("attributes") if isinstance(node, dict) else None
+    found = attributes.get("ct_etl") if isinstance(attributes, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
 def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Give the metadata of a Zarr v3 group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}

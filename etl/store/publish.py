@@ -69,6 +69,40 @@ def published(keys: Keys, node: str) -> dict[str, Any] | None:
     return attributes if isinstance(attributes, dict) else None
 
 
+def describes_volume(attributes: Mapping[str, Any]) -> bool:
+    """Whether the attributes of a series have what runs and readers hold on to; damaged ones may not.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Of the series, from `published`.
+    """
+    about = attributes.get("ct_etl")
+    if not isinstance(about, Mapping) or not isinstance(about.get("qc", {}), Mapping):
+        return False
+    geometry, normalization = about.get("geometry"), about.get("normalization")
+    if not isinstance(geometry, Mapping) or not isinstance(normalization, Mapping):
+        return False
+    affine = geometry.get("affine_lps")
+    rows = [*(affine if isinstance(affine, list) else []), about.get("qc", {}).get("warnings", [])]
+    return (
+        all(isinstance(about.get(name), str) for name in ("patient_id", "series_instance_uid"))
+        and all(_has_numbers(geometry.get(name), 3) for name in ("shape", "spacing_mm", "source_shape"))
+        and geometry.get("slice_axis") in (0, 1, 2)
+        and len(rows) == 5
+        and all(_has_numbers(row, 4) for row in rows[:4])
+        and isinstance(rows[4], list)
+        and isinstance(about.get("qc", {}).get("default_series_points", 0), int | float)
+        and _has_numbers(normalization.get("window_hu"), 2)
+        and isinstance(normalization.get("center"), int | float)
+        and isinstance(normalization.get("precision_bits"), int | str)
+    )
+
+
+def _has_numbers(value: object, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(v, int | float) for v in value)
+
+
 def is_whole(keys: Keys, node: str, attributes: Mapping[str, Any]) -> bool:
     """Whether every array that a published series consists of has its metadata and its chunks, none of them empty.
 

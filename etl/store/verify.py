@@ -18,7 +18,7 @@ from etl.store.inventory import Inventory, take_inventory
 from etl.store.keys import Keys, open_keys
 from etl.store.layout import ARRAYS, METADATA, VOLUME, arrays_of, is_own_key
 from etl.store.local_folder import take_back
-from etl.store.metadata import group, parsed
+from etl.store.metadata import ct_etl_attributes, group, parsed
 from etl.store.node_names import patient_key
 
 
@@ -144,7 +144,7 @@ def _is_best(keys: Keys, patient: str, default: str, inventory: Inventory) -> bo
     """Whether no series of a patient has more points than the default one."""
     points = {}
     for node in (node for node in inventory.published if node.startswith(f"{patient}/")):
-        quality = ct_etl_attributes(parsed(keys.get(f"{node}/{METADATA}")) or {}).get("qc")
+        quality = ct_etl_attributes(parsed(keys.get(f"{node}/{METADATA}"))).get("qc")
         points[node] = quality.get("default_series_points", 0) if isinstance(quality, dict) else 0
     return bool(points[f"{patient}/{default}"] == max(points.values()))
 
@@ -162,13 +162,6 @@ def _check_consolidated(keys: Keys, inventory: Inventory, consolidated: Any) -> 
     for prefix in inventory.published:
         if prefix not in nodes:
             yield prefix, "not in the consolidated metadata: a run has not finished"
-
-
-def ct_etl_attributes(node: Any) -> dict[str, Any]:
-    """Give the attribute ``ct_etl`` of a node; empty where it has none."""
-    attributes = node.get("attributes")
-    found = attributes.get("ct_etl") if isinstance(attributes, dict) else None
-    return found if isinstance(found, dict) else {}
 
 
 def _group_of(attributes: dict[str, Any], **beside: str) -> dict[str, Any]:
