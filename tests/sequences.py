@@ -1,8 +1,8 @@
 """Draw sequences of runs into one store, hold it against a model: ``python tests/sequences.py --runs 2000``.
 
-Between runs the input grows, shrinks, loses files, changes pixels in place; runs are killed at a random step on the
-disk, and something in the store is harmed or written by others. The model knows only what each readable slice of
-the input holds, and what the store held before.
+Between runs the input grows, shrinks, loses files, changes pixels in place; runs are killed at a random step on
+the disk, and something in the store is harmed or written by others. The model knows only what each readable slice
+of the input holds, and what the store held before.
 """
 
 from __future__ import annotations
