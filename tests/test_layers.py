@@ -53,6 +53,24 @@ HOMES = {
     "torch": {"training"},
     "zarr": {"store", "read"},
 }
+# The public face of each package: the modules that other parts of the house may import.
+FACES = {
+    "volume": "body convert geometry grid hounsfield "
+    "normalize padding patient_space quality resample slice_weights",
+    "dicom": "attributes containers fast_header frames header_parser "
+    "identifiers inflate instants pixels rescale_types sources",
+    "phantom": "cohort",
+    "store": "durable encoding fingerprint finish keys layout "
+    "lock metadata node_names publish root source_map verify",
+    "workers": "pool progress stop_signals time_limit",
+    "read": "catalog patients stored_array",
+    "scan": "deidentify distinctions inputs scan",
+    "report": "montage page",
+    "plan": "checks masks plan repeats series_keys task",
+    "process": "attributes compare read_hu series source_arrays",
+    "run": "ledger rerun run run_dir tables verify_input",
+    "training": "",
+}
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}
 LOADS_NONE_OF = {
     "etl": HEAVY,
@@ -133,6 +151,25 @@ def test_imports_lead_down() -> None:
         if room_of(other) != room_of(module) and LAYER_OF[room_of(other)] >= LAYER_OF[room_of(module)]
     }
     assert not upwards
+
+
+def test_only_the_face_of_a_package_is_imported_from_elsewhere() -> None:
+    seen: dict[str, set[str]] = {name: set() for name in PACKAGES if name in LAYER_OF}
+    for module in MODULES:
+        for other in own_imports(module):
+            if "." in other and room_of(other) != room_of(module):
+                seen[room_of(other)].add(other.partition(".")[2])
+    assert {name: " ".join(sorted(modules)) for name, modules in seen.items()} == FACES
+
+
+def test_no_private_name_leaves_its_module() -> None:
+    taken = {
+        (module, dotted)
+        for module in MODULES
+        for dotted in imported_names(module)
+        if dotted.startswith("etl.") and dotted.rpartition(".")[2].startswith("_") and not dotted.endswith("__")
+    }
+    assert not taken
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -834,7 +834,7 @@ def test_a_lone_localizer_gives_an_empty_store_and_success(in_process, tmp_path)
 def test_what_a_worker_says_it_wrote_and_the_driver_does_not_find_is_a_failure(in_process, tmp_path, monkeypatch):
     """As of a worker that sees another disk under the same path."""
     small_series(tmp_path / "dicom")
-    monkeypatch.setattr("etl.process.series.publish", lambda *_: 1000)
+    monkeypatch.setattr("etl.process.series.publish", lambda *_, **__: 1000)
     done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK, "--json")
     assert done.status == 3, done.why
     [entry] = done.json["series"]

@@ -32,6 +32,8 @@ def picture(outside: int, water: int) -> NDArray[np.int16]:
     # Single pixels of that value, as noise gives.
     hu[20, 30] = hu[43, 31] = water
     hu[radius > SIDE / 2] = outside
+    # A third value: a stack of two is taken for a mask.
+    hu[SIDE // 2 + 12, SIDE // 2] = HEAD_HU + 5
     return hu
 
 
