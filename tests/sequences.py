@@ -195,7 +195,9 @@ class Check:
         others = [
             one for one in self.world.stacks if one is not stack and one.series == stack.series and one.readable
         ]
-        return stack.is_even and all(one.ks == stack.ks for one in others)
+        # One or two values make a mask, which is no volume.
+        is_image = len({stack.hu[k] for k in stack.ks}) > 2
+        return is_image and stack.is_even and all(one.ks == stack.ks for one in others)
 
     def _is_of(self, node, stack):
         return series_of(self.world.store, node) == (stack.patient, stack.number, stack.uid)
