@@ -161,7 +161,8 @@ class Volume(VolumeArrays):
         -------
         (z, y, x) uint8 array
         """
-        with suppress(FileNotFoundError), self.reading("validity", but=FileNotFoundError):
+        absent = () if self.has_array("validity") else FileNotFoundError
+        with suppress(FileNotFoundError), self.reading("validity", but=absent):
             return np.asarray(read_values(self.open("validity"), wanted), np.uint8)
         return np.ones([len(one) for one in wanted], np.uint8)
 

@@ -80,7 +80,15 @@ class VolumeArrays(VolumeMetadata):
         return out
 
     def optional_array(self, name: str) -> NDArray[Any] | None:
-        """Read a whole array of the series; None where there is none of this name."""
+        """Read a whole array of the series; None where it does not have it.
+
+        Raises
+        ------
+        StoreError
+            The series says that it consists of it, and it is not there.
+        """
+        if self.has_array(name):
+            return self.side_array(name)
         try:
             with self.reading(name, but=FileNotFoundError):
                 self.open(name)

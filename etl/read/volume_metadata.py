@@ -60,6 +60,11 @@ class VolumeMetadata:
         """Everything the store says about this volume: a copy of the attribute ``ct_etl``."""
         return deepcopy(dict(self._attributes.get("ct_etl", {})))
 
+    def has_array(self, name: str) -> bool:
+        """Whether the series says that it consists of an array; one of format 1.0 does not say."""
+        arrays = self._attributes["ct_etl"].get("arrays")
+        return isinstance(arrays, list) and name in arrays
+
     @property
     def warnings(self) -> list[str]:
         """Codes of what was unusual about the series."""

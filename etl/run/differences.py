@@ -101,6 +101,8 @@ def _decided(attributes: Mapping[str, Any]) -> dict[str, Any]:
     found = {part: about.get(part) for part in _DECIDED_PARTS}
     quality = dict(found["qc"] or {})
     quality["warnings"] = sorted(code for code in quality.get("warnings", ()) if code not in OF_THE_RUN)
+    # They depend on the other series that the run saw of the patient.
+    quality.pop("default_series_points", None)
     found["qc"] = quality
     provenance = about.get("provenance") or {}
     found.update({name: provenance.get(name) for name in _DECIDED_DIGESTS})

@@ -218,7 +218,6 @@ def test_a_lost_optional_array_is_told_and_made_again(in_process, with_hole, sto
     assert told(in_process, store)[0] == 0
 
 
-@pytest.mark.xfail(reason="the reader does not hold to ct_etl.arrays yet", strict=False)
 def test_a_reader_does_not_take_a_lost_validity_for_all_measured(in_process, with_hole, store):
     import etl
     from etl.errors import StoreError
