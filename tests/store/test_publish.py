@@ -19,6 +19,21 @@ from etl.store.root import check_root, prepare_root
 RECIPE = {"spacing_mm": [1.0, 1.0, 1.0], "window": [-1000, 2000], "center": 0.25}
 
 
+DESCRIBED = {
+    "series_instance_uid": "1.2.3",
+    "geometry": {
+        "shape": [3, 4, 5],
+        "spacing_mm": [1.0, 1.0, 1.0],
+        "source_shape": [3, 4, 5],
+        "slice_axis": 0,
+        "affine_lps": np.eye(4).tolist(),
+    },
+    "normalization": {"window_hu": [-1000, 2000], "center": 0.25, "precision_bits": 13},
+    "qc": {"warnings": []},
+}
+"""What makes a group a volume: without it, it is left out as damaged."""
+
+
 def encoded(value=0.5, patient_id="P1", hu=40, validity=None):
     histogram = np.zeros(3001, np.uint32)
     histogram[hu + 1000] = 60
@@ -31,7 +46,7 @@ def encoded(value=0.5, patient_id="P1", hu=40, validity=None):
             "position_mm": np.arange(3.0),
             "instance_number": np.arange(1, 4, dtype=np.int32),
         },
-        attributes={"ct_etl": {"patient_id": patient_id}, "dicom": {}, "ome": {}},
+        attributes={"ct_etl": {"patient_id": patient_id, **DESCRIBED}, "dicom": {}, "ome": {}},
     )
 
 
