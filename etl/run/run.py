@@ -84,10 +84,11 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
                 _work(job, work, lock, pictures)
             except STOPS as stopped:
                 work.stopped = stopped
-                say(
-                    "stopped: finished series stay in the store, the next run goes on from here",
-                    quiet=config.quiet,
-                )
+                say(STOPPED, quiet=config.quiet)
+            except UsageError:
+                raise
+            except Exception as defect:  # noqa: BLE001 - a defect too leaves a ledger, and is raised after it
+                work.stopped = defect
             with signals.held():
                 result = _finish(job, work)
                 if job.pseudonyms is not None and config.deidentify_map is not None:
