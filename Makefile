@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test extras lint bench bench-peers clean constraints FORCE
+.PHONY: help venv etl test test-slow extras lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -41,6 +41,7 @@ help:
 	@echo '                   PRESET=head-ct|article|FILE.toml  SCHEDULER=tcp://HOST:8786  ARGS="more options of ct-etl run"'
 	@echo '                   a path with spaces among several is quoted twice: INPUT="'\''/data/my scans'\'' /data/b"'
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
+	@echo 'make test-slow     real clusters, kills and whole cohorts'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
 	@echo 'make bench         measure speed and memory (ARGS="options of bench/run.py")'
@@ -120,7 +121,11 @@ etl: $(VENV)/.ready-run
 	exit $$status
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow' $(PYTEST_ARGS)
+
+# Real clusters, kills, whole cohorts: what would make the suite above too slow to run often.
+test-slow: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(PYTEST_ARGS)
 
 # PyPI's PyTorch for Linux is a CUDA build of gigabytes: TORCH_INDEX=https://download.pytorch.org/whl/cpu is small.
 # zarrita.js only where there is npm; its test says what it lacks.
