@@ -40,13 +40,28 @@ def events(monkeypatch):
     return seen
 
 
+DESCRIBED = {
+    "series_instance_uid": "1.2.3",
+    "geometry": {
+        "shape": [3, 4, 5],
+        "spacing_mm": [1.0, 1.0, 1.0],
+        "source_shape": [3, 4, 5],
+        "slice_axis": 0,
+        "affine_lps": np.eye(4).tolist(),
+    },
+    "normalization": {"window_hu": [-1000, 2000], "center": 0.25, "precision_bits": 13},
+    "qc": {"warnings": []},
+}
+"""What makes a group a volume: without it, it is left out as damaged."""
+
+
 def encoded():
     return encode_series(
         volume=np.zeros((3, 4, 5), np.float32),
         histogram=np.zeros(3001, np.uint32),
         validity=None,
         source={"position_mm": np.arange(3.0)},
-        attributes={"ct_etl": {"patient_id": "P1"}, "dicom": {}, "ome": {}},
+        attributes={"ct_etl": {"patient_id": "P1", **DESCRIBED}, "dicom": {}, "ome": {}},
     )
 
 
