@@ -18,7 +18,7 @@ PACKAGE = Path(etl.__file__).parent
 
 # A module may import its own package and what stands in an earlier row.
 LAYERS = (
-    {"codes", "transfer_syntaxes", "digests", "option_rules", "header", "shard_format"},
+    {"codes", "transfer_syntaxes", "digests", "option_rules", "header", "shards"},
     {"errors", "entry", "stack"},
     {"config", "software"},
     {"volume", "dicom", "phantom"},
@@ -39,7 +39,7 @@ HOMES = {
     "distributed": {"workers.dask_pool", "workers.local_cluster"},
     # By which zarr reads URLs.
     "fsspec": {"read.catalog"},
-    "google_crc32c": {"shard_format"},
+    "google_crc32c": {"shards"},
     "imagecodecs": {"dicom.pixels"},
     "isal": {"dicom"},
     "jinja2": {"report.page"},
@@ -55,6 +55,7 @@ HOMES = {
 }
 # The public face of each package: the modules that other parts of the house may import.
 FACES = {
+    "shards": "layout",
     "volume": "body convert geometry grid hounsfield "
     "normalize padding patient_space quality resample slice_weights",
     "dicom": "attributes containers fast_header frames header_parser "

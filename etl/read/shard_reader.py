@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.read.selection import Indices, parts_of
-from etl.shard_format import CHECKSUM_BYTES, MISSING, index_bytes, needed_blocks, parse_index, verify_checksum
+from etl.shards.layout import CHECKSUM_BYTES, MISSING, index_bytes, needed_blocks, parse_index, verify_checksum
 
 # As zarr does: blosc's own threads would fight for cores, and calls from several threads wait for each other.
 numcodecs.blosc.use_threads = False

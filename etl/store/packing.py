@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from etl.shard_format import join_chunks, with_checksum
+from etl.shards.layout import join_chunks, with_checksum
 
 # Sized for crops by measurement (docs/performance.md). A crop decodes whole chunks across (y, x), so they are
 # small there; of a chunk's planes it decodes blocks of BLOCK_PLANES.

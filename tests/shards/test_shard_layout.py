@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etl.shard_format import join_chunks, needed_blocks, parse_index, with_checksum, without_checksum
+from etl.shards.layout import join_chunks, needed_blocks, parse_index, with_checksum, without_checksum
 
 
 @given(
