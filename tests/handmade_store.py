@@ -16,6 +16,20 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+DESCRIBED = {
+    "series_instance_uid": "1.2.3",
+    "geometry": {
+        "shape": [3, 4, 5],
+        "spacing_mm": [1.0, 1.0, 1.0],
+        "source_shape": [3, 4, 5],
+        "slice_axis": 0,
+        "affine_lps": np.eye(4).tolist(),
+    },
+    "normalization": {"window_hu": [-1000, 2000], "center": 0.25, "precision_bits": 13},
+    "qc": {"warnings": []},
+}
+"""What makes a group a volume: without it, it is left out as damaged."""
+
 
 @dataclass
 class Series:

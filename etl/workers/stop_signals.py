@@ -14,15 +14,13 @@ _NAMES = ("SIGTERM", "SIGHUP")
 
 
 class StopSignals:
-    """What arrived; see `stop_signals`."""
+    """Decides what a signal does; see `stop_signals`."""
 
     def __init__(self) -> None:
-        self.received: int | None = None
         self._is_held = False
 
     def handle(self, number: int, _: FrameType | None) -> None:
-        """Note a signal, and raise unless signals are held."""
-        self.received = number
+        """Raise, unless signals are held: then the run is at its end, and stays whole."""
         if self._is_held:
             return
         raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError(number)
@@ -50,10 +48,12 @@ def stop_signals() -> Iterator[StopSignals]:
     numbers = [signal.SIGINT, *(getattr(signal, name) for name in _NAMES if hasattr(signal, name))]
     before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
+        # None: a handler that was not set from Python; it could not be set back.
+        if handler not in (None, signal.SIG_IGN):
             signal.signal(number, signals.handle)
     try:
         yield signals
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:
+                signal.signal(number, handler)

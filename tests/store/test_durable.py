@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from handmade_store import DESCRIBED
 
 from etl.errors import DiskFullError
 from etl.store.durable import write_durably
@@ -38,21 +39,6 @@ def events(monkeypatch):
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("which file is flushed is read from /proc")
     return seen
-
-
-DESCRIBED = {
-    "series_instance_uid": "1.2.3",
-    "geometry": {
-        "shape": [3, 4, 5],
-        "spacing_mm": [1.0, 1.0, 1.0],
-        "source_shape": [3, 4, 5],
-        "slice_axis": 0,
-        "affine_lps": np.eye(4).tolist(),
-    },
-    "normalization": {"window_hu": [-1000, 2000], "center": 0.25, "precision_bits": 13},
-    "qc": {"warnings": []},
-}
-"""What makes a group a volume: without it, it is left out as damaged."""
 
 
 def encoded():

@@ -115,7 +115,7 @@ def test_xarray_reads_values_and_coordinates(series, volume):
 def test_zarrita_reads_the_same_values(series, volume, tmp_path):
     node = shutil.which("node")
     if node is None or not (NODE_MODULES / "zarrita").is_dir():
-        pytest.skip("zarrita.js is not installed: make readers, which needs node and npm")
+        pytest.skip("zarrita.js is not installed: make extras brings it where there is npm")
     script = tmp_path / "read.mjs"
     script.write_text(ZARRITA)
     (tmp_path / "node_modules").symlink_to(NODE_MODULES)

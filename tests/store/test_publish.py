@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import zarr
+from handmade_store import DESCRIBED
 
 import etl.store.durable
 from etl.errors import StoreConflictError, UsageError
@@ -17,21 +18,6 @@ from etl.store.publish import is_whole, publish, published
 from etl.store.root import check_root, prepare_root
 
 RECIPE = {"spacing_mm": [1.0, 1.0, 1.0], "window": [-1000, 2000], "center": 0.25}
-
-
-DESCRIBED = {
-    "series_instance_uid": "1.2.3",
-    "geometry": {
-        "shape": [3, 4, 5],
-        "spacing_mm": [1.0, 1.0, 1.0],
-        "source_shape": [3, 4, 5],
-        "slice_axis": 0,
-        "affine_lps": np.eye(4).tolist(),
-    },
-    "normalization": {"window_hu": [-1000, 2000], "center": 0.25, "precision_bits": 13},
-    "qc": {"warnings": []},
-}
-"""What makes a group a volume: without it, it is left out as damaged."""
 
 
 def encoded(value=0.5, patient_id="P1", hu=40, validity=None):
