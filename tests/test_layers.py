@@ -47,7 +47,7 @@ HOMES = {
     "pydicom": {"dicom", "scan", "phantom"},
     "rich": {"workers.progress", "run.tables"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.
-    "scipy": {"volume.padding", "volume.resample", "volume.slice_weights", "volume.validity"},
+    "scipy": {"volume.padding", "volume.validity"},
     # Dask's web server.
     "tornado": {"workers.local_cluster"},
     "torch": {"training"},
@@ -57,7 +57,7 @@ HOMES = {
 FACES = {
     "shards": "layout",
     "volume": "body convert geometry grid hounsfield "
-    "normalize padding patient_space quality resample slice_weights",
+    "normalize padding patient_space quality slice_weights spline",
     "dicom": "attributes containers fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
     "phantom": "cohort",

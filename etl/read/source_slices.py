@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.volume.slice_weights import linear_matrix
+from etl.volume.spline import anti_alias_sigma, dense_zoom
+
 # Far below any scanner's positioning, far above the rounding of float64 sums of millimeters.
 _TIE_MM = 1e-6
 
@@ -73,10 +76,6 @@ def plane_weights(
     (slices,) float64 array
         Sums to 1; a cubic zoom has negative shares too.
     """
-    # scipy takes a third of a second to load; most readers never ask.
-    from etl.volume.resample import anti_alias_sigma, dense_zoom  # noqa: PLC0415
-    from etl.volume.slice_weights import linear_matrix  # noqa: PLC0415
-
     positions = np.asarray(positions_mm, np.float64)
     if zoom is not None:
         matrix = np.eye(len(positions)) if zoom == 1 else dense_zoom(len(positions), zoom)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 # Between air and what no scanner measures. Thinner than air is no tissue, whatever lies around it.
 TISSUE_HU = (-1000.0, 4000.0)
@@ -61,6 +60,11 @@ def outside_field(
 
 def _areas_at_the_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep the areas of a mask that touch the edge of the image and are more than specks."""
+    if not mask.any():
+        return mask
+    # It takes 0.3 s to load, and few series have padding that tissue could be.
+    from scipy import ndimage  # noqa: PLC0415
+
     labels, count = ndimage.label(mask)
     edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     keep = np.zeros(count + 1, bool)

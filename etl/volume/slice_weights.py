@@ -6,14 +6,52 @@ whole matrix of 20,000 slices would have 3 GB.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
-from etl.volume.resample import DENSE_SAMPLES, GAUSSIAN_TRUNCATE, dense_zoom, zoom_operator
+from etl.volume.spline import DENSE_SAMPLES, GAUSSIAN_TRUNCATE, dense_zoom, zoom_operator
 
 # Planes whose weights are worked out together.
 WEIGHT_ROWS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class SliceWeights:
+    """A sparse matrix (planes, slices), by slice: compressed columns, read one after the other.
+
+    Item k is the planes that slice k has a share in, (m,) intp, and the shares, (m,) float64.
+    """
+
+    starts: NDArray[np.intp]
+    planes: NDArray[np.intp]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, parts: list[tuple[int, int, NDArray[np.float64]]], slices: int) -> SliceWeights:
+        """Join dense parts, (first plane, first slice, (planes, slices) float64 array), in the planes' order."""
+        rows, columns, values = [], [], []
+        for plane, first, part in parts:
+            row, column = np.nonzero(part)
+            rows.append(row + plane)
+            columns.append(column + first)
+            values.append(part[row, column])
+        at = np.concatenate(columns)
+        order = np.argsort(at, kind="stable")
+        starts = np.concatenate([[0], np.bincount(at, minlength=slices).cumsum()])
+        return cls(starts, np.concatenate(rows)[order], np.concatenate(values)[order])
+
+    def __len__(self) -> int:
+        """Count the slices."""
+        return len(self.starts) - 1
+
+    def __getitem__(self, k: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Give the planes and shares of slice k."""
+        if k >= len(self):
+            raise IndexError(f"slice {k} of {len(self)}")
+        part = slice(self.starts[k], self.starts[k + 1])
+        return self.planes[part], self.weights[part]
 
 
 def linear_matrix(
@@ -53,7 +91,7 @@ def linear_matrix(
 
 def linear_weights(
     position_mm: NDArray[np.float64], target_mm: NDArray[np.float64], *, sigma_mm: float = 0.0
-) -> sparse.csc_array:
+) -> SliceWeights:
     """Give `linear_matrix` without its zeros."""
     parts, n = [], len(position_mm)
     for start in range(0, len(target_mm), WEIGHT_ROWS):
@@ -62,23 +100,17 @@ def linear_weights(
         low = int(np.searchsorted(position_mm, targets.min() - reach, side="right")) - 2
         high = int(np.searchsorted(position_mm, targets.max() + reach)) + 2
         low, high = max(0, min(low, n - 2)), min(n, max(high, 2))
-        part = sparse.coo_array(linear_matrix(position_mm[low:high], targets, sigma_mm=sigma_mm))
-        parts.append((part.data, part.row + start, part.col + low))
-    values, rows, columns = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return sparse.csc_array((values, (rows, columns)), shape=(len(target_mm), n))
+        parts.append((start, low, linear_matrix(position_mm[low:high], targets, sigma_mm=sigma_mm)))
+    return SliceWeights.of(parts, n)
 
 
-def zoom_weights(n: int, factor: float, *, flipped: bool = False) -> sparse.csc_array:
+def zoom_weights(n: int, factor: float, *, flipped: bool = False) -> SliceWeights:
     """Give the weights of n slices in the planes of `scipy.ndimage.zoom`'s cubic spline, (planes, n)."""
     if factor == 1:
-        rows = np.arange(n)[::-1] if flipped else np.arange(n)
-        return sparse.csc_array((np.ones(n), (rows, np.arange(n))), shape=(n, n))
+        planes = np.arange(n)[::-1] if flipped else np.arange(n)
+        return SliceWeights(np.arange(n + 1), planes, np.ones(n))
     if n <= DENSE_SAMPLES:
         matrix = dense_zoom(n, factor)
-        return sparse.csc_array(matrix[::-1] if flipped else matrix)
-    operator = zoom_operator(n, factor, flipped=flipped)
-    parts = [sparse.coo_array(block.weights) for block in operator.blocks]
-    rows = np.concatenate([part.row + block.start for part, block in zip(parts, operator.blocks, strict=True)])
-    columns = np.concatenate([part.col + block.low for part, block in zip(parts, operator.blocks, strict=True)])
-    values = np.concatenate([part.data for part in parts])
-    return sparse.csc_array((values, (rows, columns)), shape=(operator.n_out, n))
+        return SliceWeights.of([(0, 0, matrix[::-1] if flipped else matrix)], n)
+    operator = zoom_operator(n, factor, flipped=flipped, dtype=np.float64)
+    return SliceWeights.of([(block.start, block.low, block.weights) for block in operator.blocks], n)

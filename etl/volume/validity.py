@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from etl.volume.grid import Grid
 from etl.volume.hounsfield import AIR_HU
+from etl.volume.slice_weights import SliceWeights
 
 OUTSIDE, MEASURED, INTERPOLATED = 0, 1, 2
 # Rounding; a share of 1e-4 of the step from tissue to air would be 0.1 HU already.
@@ -26,11 +25,11 @@ class ValidityMap:
     Parameters
     ----------
     grid : Grid
-    across : (planes, slices) sparse array
+    across : SliceWeights
         `Grid.across`.
     """
 
-    def __init__(self, grid: Grid, across: Any) -> None:
+    def __init__(self, grid: Grid, across: SliceWeights) -> None:
         self._across = across
         self._count = grid.count
         self._rows, self._columns = grid.layout.rows, grid.layout.columns
@@ -76,8 +75,8 @@ class ValidityMap:
         valid = self._valid_of(rows, columns, padded)
         if self._valid is None:
             self._valid = np.ones(self._count, bool)
-        weights = slice(self._across.indptr[k], self._across.indptr[k + 1])
-        for plane in self._across.indices[weights][np.abs(self._across.data[weights]) > MIN_WEIGHT].tolist():
+        planes, weights = self._across[k]
+        for plane in planes[np.abs(weights) > MIN_WEIGHT].tolist():
             # Once is enough for slices of one mask and grid.
             if self._noted.get(plane) is not valid:
                 self._valid[plane] &= valid
@@ -119,6 +118,9 @@ class PaddingFill:
 
 def _nearest_measured(padded: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Give the flat position of the nearest measured pixel for each padded one."""
+    # It takes 0.3 s to load, and most series have no padding.
+    from scipy import ndimage  # noqa: PLC0415
+
     rows, columns = ndimage.distance_transform_edt(padded, return_distances=False, return_indices=True)
     flat: NDArray[np.intp] = np.ravel_multi_index((rows[padded], columns[padded]), padded.shape)
     return flat

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from pairwise import each_once
 from scipy import ndimage
 
-from etl.volume.resample import (
+from etl.volume.resample import resample_stack
+from etl.volume.slice_weights import SliceWeights, linear_matrix
+from etl.volume.spline import (
     AxisOperator,
     anti_alias_sigma,
     banded_operator,
     dense_spline,
     dense_zoom,
-    resample_stack,
     spline_operator,
 )
-from etl.volume.slice_weights import linear_matrix
 
 BANDED_SHARE = 1e-5
 """Allowed loss from cutting the spline's tails, as a share of the range of values."""
@@ -38,6 +38,11 @@ def scipy_spline(samples: NDArray[np.float64], index: NDArray[np.float64], sigma
         samples = ndimage.gaussian_filter1d(samples, sigma, axis=0, mode="nearest", truncate=4.0)
     columns = [ndimage.map_coordinates(column, [index], order=3, mode="nearest") for column in samples.T]
     return np.stack(columns, axis=1)
+
+
+def by_slice_of(matrix: NDArray[np.float64]) -> SliceWeights:
+    """Give a dense matrix (planes, slices) as what `resample_stack` reads."""
+    return SliceWeights.of([(0, 0, matrix)], matrix.shape[1])
 
 
 def dense(operator: AxisOperator) -> NDArray[np.float64]:
@@ -253,7 +258,7 @@ def test_a_stack_is_the_sum_over_slices_of_three_matrices(dtype: type[np.floatin
     found = resample_stack(
         iter(planes.astype(np.float32)),
         in_plane=iter(in_plane_operators(rows, columns, shifts, dtype)),
-        across=across,
+        across=by_slice_of(across),
         outside=air,
         shape=(8, len(row_index), len(column_index)),
     )
@@ -269,7 +274,7 @@ def test_a_constant_is_kept_to_a_hundredth_of_a_hounsfield_unit(value: float, dt
     volume = resample_stack(
         (np.full((256, 256), value, np.float32) for _ in range(12)),
         in_plane=[(operator, operator)] * 12,
-        across=across,
+        across=by_slice_of(across),
         outside=-1024.0,
         shape=(5, 101, 101),
     )
@@ -284,7 +289,11 @@ def test_the_mean_of_a_noisy_uniform_region_is_kept_to_a_tenth_of_a_hounsfield_u
     operator = spline_operator(160, np.arange(0.5, 160, 2.0), sigma=anti_alias_sigma(2.0))
     across = linear_matrix(np.arange(24.0), np.arange(0.5, 23, 2.0), sigma_mm=anti_alias_sigma(2.0))
     volume = resample_stack(
-        planes, in_plane=[(operator, operator)] * 24, across=across, outside=-1024.0, shape=(12, 80, 80)
+        planes,
+        in_plane=[(operator, operator)] * 24,
+        across=by_slice_of(across),
+        outside=-1024.0,
+        shape=(12, 80, 80),
     )
     ys, xs = np.mgrid[:80, :80] * 2 + 0.5
     far_inside = (ys - 80) ** 2 + (xs - 80) ** 2 < 60**2
@@ -296,7 +305,11 @@ def test_what_lies_outside_does_not_ring_into_the_field() -> None:
     operator = spline_operator(60, np.arange(-10.0, 70.0, 0.8))
     planes = [np.full((60, 60), 40, np.float32)] * 3
     volume = resample_stack(
-        planes, in_plane=[(operator, operator)] * 3, across=np.eye(3), outside=-1024.0, shape=(3, 100, 100)
+        planes,
+        in_plane=[(operator, operator)] * 3,
+        across=by_slice_of(np.eye(3)),
+        outside=-1024.0,
+        shape=(3, 100, 100),
     )
     assert np.abs(volume[np.abs(volume - 40) > 0.01] + 1024).max() == 0
     assert (np.abs(volume - 40) <= 0.01).sum() == 3 * (operator.n_out - len(operator.outside)) ** 2
@@ -312,7 +325,11 @@ def test_slices_are_read_once_and_one_at_a_time() -> None:
             yield np.full((8, 8), k, np.float32)
 
     volume = resample_stack(
-        planes(), in_plane=[(operator, operator)] * 5, across=np.eye(5), outside=-1024.0, shape=(5, 8, 8)
+        planes(),
+        in_plane=[(operator, operator)] * 5,
+        across=by_slice_of(np.eye(5)),
+        outside=-1024.0,
+        shape=(5, 8, 8),
     )
     assert alive == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(volume.mean(axis=(1, 2)), range(5), atol=1e-3)
@@ -325,7 +342,7 @@ def test_a_stack_with_a_slice_too_few_or_too_many_is_refused(count: int) -> None
         resample_stack(
             [np.zeros((8, 8), np.float32)] * count,
             in_plane=[(operator, operator)] * 4,
-            across=np.eye(4),
+            across=by_slice_of(np.eye(4)),
             outside=-1024.0,
             shape=(4, 8, 8),
         )
@@ -336,6 +353,10 @@ def test_the_planes_stay_as_they_were() -> None:
     before = planes.copy()
     operator = spline_operator(20, np.arange(-5.0, 25.0))
     resample_stack(
-        planes, in_plane=[(operator, operator)] * 3, across=np.eye(3), outside=-1024.0, shape=(3, 30, 30)
+        planes,
+        in_plane=[(operator, operator)] * 3,
+        across=by_slice_of(np.eye(3)),
+        outside=-1024.0,
+        shape=(3, 30, 30),
     )
     np.testing.assert_array_equal(planes, before)
