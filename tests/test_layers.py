@@ -56,8 +56,7 @@ HOMES = {
 # The public face of each package: the modules that other parts of the house may import.
 FACES = {
     "shards": "layout",
-    "volume": "body convert geometry grid hounsfield "
-    "normalize padding patient_space quality slice_weights spline",
+    "volume": "body convert geometry grid hounsfield normalize padding patient_space quality slice_weights spline",
     "dicom": "attributes containers fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
     "phantom": "cohort",

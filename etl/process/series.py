@@ -120,8 +120,8 @@ def _draw(converted: Converted) -> Montage:
     planes = candidate_planes(len(converted.volume))
     origin_mm, step_mm = converted.geometry.affine_lps[2, 3], converted.geometry.affine_lps[2, 0]
     return draw_montage(
-        converted.normalization.to_hu(converted.volume[planes]),
-        window_hu=converted.normalization.window_hu,
+        [converted.volume[k] for k in planes],
+        converted.normalization,
         z_mm=[origin_mm + k * step_mm for k in planes],
         spacing_mm=converted.geometry.spacing_mm[1:],
     )

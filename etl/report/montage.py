@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from etl.volume.hounsfield import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU
+from etl.volume.normalize import Normalization
 
 COLUMNS, ROWS = 4, 3
 TILE_PX, MIN_TILE_PX = 220, 110
 GAP_PX = 4
+MARGIN_PX, RIM_PX = 4, 2
 
 # Above fat: skin and muscle count as body, blankets and air do not.
 _BODY_HU = -200.0
@@ -73,7 +75,11 @@ def candidate_planes(planes: int) -> list[int]:
 
 
 def draw_montage(
-    hu: NDArray[np.float32], *, window_hu: tuple[int, int], z_mm: Sequence[float], spacing_mm: tuple[float, float]
+    planes: Sequence[NDArray[np.float32]],
+    normalization: Normalization,
+    *,
+    z_mm: Sequence[float],
+    spacing_mm: tuple[float, float],
 ) -> Montage:
     """Draw axial slices spread evenly over the body, brain window.
 
@@ -82,10 +88,10 @@ def draw_montage(
 
     Parameters
     ----------
-    hu : (n, y, x) float32 array, HU
-        The `candidate_planes` of a volume.
-    window_hu : (low, high)
-        Beyond these it was clipped.
+    planes : sequence of n (y, x) float32 arrays
+        The `candidate_planes` of a volume, normalized.
+    normalization : Normalization
+        How they map back to Hounsfield units.
     z_mm : sequence of n floats
         Where the planes lie.
     spacing_mm : (y, x)
@@ -95,13 +101,17 @@ def draw_montage(
     Montage
         From inferior to superior, row by row.
     """
-    low, high = window_hu
-    body = hu[:, ::_STRIDE, ::_STRIDE] > max(_BODY_HU, low + 0.02 * (high - low))
+    low, high = normalization.window_hu
+    above = normalization.value_of(max(_BODY_HU, low + 0.02 * (high - low)))
+    body = np.stack([plane[::_STRIDE, ::_STRIDE] for plane in planes]) > above
     chosen = _spread(body.mean(axis=(1, 2)) > 0.01, COLUMNS * ROWS)
     rows, columns = (
-        _bounds(np.asarray(body.any(axis=axes)), n) for axes, n in (((0, 2), hu.shape[1]), ((0, 1), hu.shape[2]))
+        _bounds(np.asarray(body.any(axis=axes)), n)
+        for axes, n in (((0, 2), planes[0].shape[0]), ((0, 1), planes[0].shape[1]))
     )
-    return _join([_tile(hu[n, rows, columns], spacing_mm, f"{z_mm[n]:.0f} mm") for n in chosen])
+    return _join(
+        [_tile(normalization.to_hu(planes[n][rows, columns]), spacing_mm, f"{z_mm[n]:.0f} mm") for n in chosen]
+    )
 
 
 def _spread(wanted: NDArray[np.bool_], count: int) -> list[int]:
@@ -131,19 +141,26 @@ def _tile(hu: NDArray[np.float32], spacing_mm: tuple[float, float], label: str) 
     picture = Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     tile = Image.new("L", canvas)
     tile.paste(picture, ((canvas[0] - size[0]) // 2, (canvas[1] - size[1]) // 2))
-    draw = ImageDraw.Draw(tile)
-    for place, text, anchor, size_px in (
-        ((6, 5), "R", "lt", 15),
-        ((canvas[0] - 6, 5), "L", "rt", 15),
-        ((5, canvas[1] - 5), label, "ls", 13),
+    for text, size_px, is_right, is_bottom in (
+        ("R", 15, False, False),
+        ("L", 15, True, False),
+        (label, 13, False, True),
     ):
-        draw.text(place, text, 255, _font(size_px), anchor, stroke_width=2, stroke_fill=0)
+        letters, mask = _lettering(text, size_px)
+        left = canvas[0] - MARGIN_PX - letters.width if is_right else MARGIN_PX
+        tile.paste(letters, (left, canvas[1] - MARGIN_PX - letters.height if is_bottom else MARGIN_PX), mask)
     return tile
 
 
-@lru_cache
-def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size_px)
+@lru_cache(maxsize=512)
+def _lettering(text: str, size_px: int) -> tuple[Image.Image, Image.Image]:
+    """Draw words once, white with a black rim: the picture, and where it covers what is below it."""
+    font = ImageFont.load_default(size_px)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text, stroke_width=RIM_PX))
+    letters, mask = (Image.new("L", (right - left, bottom - top)) for _ in range(2))
+    ImageDraw.Draw(letters).text((-left, -top), text, 255, font, stroke_width=RIM_PX, stroke_fill=0)
+    ImageDraw.Draw(mask).text((-left, -top), text, 255, font, stroke_width=RIM_PX, stroke_fill=255)
+    return letters, mask
 
 
 def _join(tiles: list[Image.Image]) -> Montage:

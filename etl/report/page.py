@@ -214,8 +214,8 @@ def montage_of(volume: Volume) -> Montage:
     planes = candidate_planes(volume.shape[0])
     origin_mm, step_mm = volume.affine_lps[2, 3], volume.affine_lps[2, 0]
     return draw_montage(
-        volume.hu_from(volume.planes(0, planes)),
-        window_hu=volume.window_hu,
+        list(volume.planes(0, planes)),
+        volume.normalization,
         z_mm=[origin_mm + k * step_mm for k in planes],
         spacing_mm=volume.spacing_mm[1:],
     )

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numcodecs.blosc
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -95,14 +96,14 @@ def encode_series(
             packing = Packing("zstd", 3, "noshuffle")
             inner = asked or even_chunk(validity.shape, (BYTE_CHUNK_SIDE,) * 3)
             _put_grid(group, keys, VALIDITY, validity, inner, packing)
-        _put(group, HISTOGRAM, histogram)
+        _put(group, keys, HISTOGRAM, histogram)
         if body is not None:
-            _put(group, BODY, body)
+            _put(group, keys, BODY, body)
         for array, centers_mm in zip(COORDINATES, coordinates_mm or (), strict=False):
-            _put(group, array, centers_mm, {"units": "mm", "long_name": array.long_name})
+            _put(group, keys, array, centers_mm, {"units": "mm", "long_name": array.long_name})
         group.create_group(SOURCE)
         for name, values in source.items():
-            _put(group, ArrayLayout(f"{SOURCE}/{name}", ("slice", "character")[: values.ndim]), values)
+            _put(group, keys, ArrayLayout(f"{SOURCE}/{name}", ("slice", "character")[: values.ndim]), values)
         sealed = copy.deepcopy(dict(attributes))
         about = sealed.setdefault("ct_etl", {})
         about["arrays"] = [array.path for array in ARRAYS if array.metadata_key in keys]
@@ -222,15 +223,22 @@ def _put_grid(
 
 
 def _put(
-    group: zarr.Group, array: ArrayLayout, values: NDArray[Any], attributes: Mapping[str, Any] | None = None
+    group: zarr.Group,
+    keys: dict[str, Buffer],
+    array: ArrayLayout,
+    values: NDArray[Any],
+    attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    stored = group.create_array(
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    group.create_array(
         array.path,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=values.shape,
-        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=values.dtype.itemsize),
+        shape=little.shape,
+        dtype=little.dtype,
+        chunks=little.shape,
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle="shuffle", typesize=little.dtype.itemsize),
         dimension_names=array.dimensions,
         attributes=dict(attributes or {}),
     )
-    stored[...] = values
+    # By hand as well: zarr's event loop takes 0.5 ms for what blosc does in 0.02.
+    packed = numcodecs.blosc.compress(little, b"zstd", 5, numcodecs.blosc.SHUFFLE, 0)
+    keys[array.chunk_key] = cpu.Buffer.from_bytes(packed)

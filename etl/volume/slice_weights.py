@@ -6,7 +6,9 @@ whole matrix of 20,000 slices would have 3 GB.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,7 @@ class SliceWeights:
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, parts: list[tuple[int, int, NDArray[np.float64]]], slices: int) -> SliceWeights:
+    def of(cls, parts: Iterable[tuple[int, int, NDArray[Any]]], slices: int) -> SliceWeights:
         """Join dense parts, (first plane, first slice, (planes, slices) float64 array), in the planes' order."""
         rows, columns, values = [], [], []
         for plane, first, part in parts:
@@ -46,10 +48,12 @@ class SliceWeights:
         """Count the slices."""
         return len(self.starts) - 1
 
+    def __iter__(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
+        """Give the planes and shares of one slice after the other."""
+        return (self[k] for k in range(len(self)))
+
     def __getitem__(self, k: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Give the planes and shares of slice k."""
-        if k >= len(self):
-            raise IndexError(f"slice {k} of {len(self)}")
         part = slice(self.starts[k], self.starts[k + 1])
         return self.planes[part], self.weights[part]
 
