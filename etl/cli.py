@@ -191,7 +191,7 @@ def verify(
     from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
     from etl.store import verify as check
-    from etl.store.keys import resolve_store
+    from etl.store.keys import open_keys, resolve_store
     from etl.store.lock import StoreLock
     from etl.workers.pool import open_pool
 
@@ -201,6 +201,9 @@ def verify(
     inputs += more_inputs
     store = resolve_store(store)
     with StoreLock(store) if repair else nullcontext():
+        if repair:
+            # A replacement that a killed run had ready is finished, not removed.
+            open_keys(store).clear_leftovers()
         count, findings = check.verify_store(store)
         lines = [f"{count} volumes checked"]
         if inputs:

@@ -87,6 +87,8 @@ class World:
         """Nodes that somebody damaged, with what they held."""
         self.cut_off: set[str] = set()
         """Nodes without metadata that a kill left."""
+        self.in_between: dict[str, dict[str, int]] = {}
+        """Volumes that a kill caught between the old one and the new one, with what they held."""
         self.known: dict[str, tuple[str, int, str]] = {}
         self.count = 0
         self.story: list[str] = []

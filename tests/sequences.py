@@ -28,6 +28,7 @@ from etl.run.rerun import run_again
 from etl.run.run import run
 from etl.scan.inputs import scan_inputs
 from etl.scan.scan import Limits
+from etl.store.keys import LocalKeys
 from etl.store.verify import verify_store
 from etl.workers.pool import open_pool
 
@@ -134,11 +135,11 @@ class Check:
                 found.append({sop: crc for stack in together for sop, crc in stack.readable.items()})
         return found
 
-    def nothing_is_poorer(self, *, was_killed):
+    def nothing_is_poorer(self):
         for node, slices in self.before.items():
             now = self.now.get(node)
             if now is None:
-                self._check_absent(node, slices, was_killed)
+                self._check_absent(node, slices)
             elif now != slices:
                 if now not in self.inputs():
                     self.problem(f"{node} is neither what it was nor what the input has")
@@ -150,12 +151,13 @@ class Check:
                 if was is None or was != now:
                     self.problem(f"{node} is new and not what the input has")
 
-    def _check_absent(self, node, slices, was_killed):
+    def _check_absent(self, node, slices):
         if self.options.overwrite:
             return
-        # A series that is being replaced is taken back first: the next run makes it again.
-        is_replaced = any(self.may_lose or set(slices) <= set(readable) for readable in self.inputs())
-        if not (was_killed and is_replaced):
+        if list(self.world.folder.glob(f".s.zarr.*.ready/{node}/zarr.json")):
+            # Killed in between: whatever run comes next finds the new volume ready.
+            self.world.in_between[node] = slices
+        else:
             self.problem(f"{node} is lost")
 
     def everything_wanted_is_there(self, result):
@@ -256,7 +258,8 @@ def one_run(world, rng, *, may_kill):
     options = Options.draw(rng, world.folder)
     given = {name: value for name, value in vars(options).items() if value is not None}
     config = build_config({}, {"native": True, "workers": 0, "quiet": True, **given})
-    before = look(world.store)
+    before = {**look(world.store), **world.in_between}
+    world.in_between = {}
     before_series = {node: series_of(world.store, node) for node in before}
     before_series.update({node: found for node, found in world.known.items() if node not in before})
     world.known = before_series
@@ -277,8 +280,11 @@ def one_run(world, rng, *, may_kill):
             else:
                 lock.unlink()
         world.cut_off |= {path.relative_to(world.store).as_posix() for path in world.store.glob("*/*-*")}
+        if rng.random() < 0.5:
+            # As the next run begins.
+            LocalKeys(str(world.store)).clear_leftovers()
         check = Check(world, options, before, before_series)
-        check.nothing_is_poorer(was_killed=True)
+        check.nothing_is_poorer()
         check.nothing_foreign_is_lost() if not options.overwrite else None
         return check.problems
     except UsageError as error:
@@ -290,7 +296,7 @@ def one_run(world, rng, *, may_kill):
         return [f"{type(error).__name__}: {error}"]
     world.tell(f"{ {e.node: (e.outcome, e.reason) for e in result.entries} }")
     check = Check(world, options, before, before_series)
-    check.nothing_is_poorer(was_killed=False)
+    check.nothing_is_poorer()
     check.everything_wanted_is_there(result)
     check.verify_is_true(result)
     check.nothing_foreign_is_lost()

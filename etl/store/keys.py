@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from etl.errors import StoreError, UsageError
 from etl.store import durable, local_folder
+from etl.store.replacing import complete_replacements, replace_series
 
 Content = bytes | bytearray | memoryview
 
@@ -64,6 +65,25 @@ class Keys(Protocol):
     def sizes(self, group: str) -> dict[str, int]:
         """Give the bytes of every key below a group, by its name relative to it."""
 
+    def replace(self, group: str, content: Mapping[str, Content], check: Callable[[], None]) -> None:
+        """Put the keys of a series in the place of those of a published one.
+
+        Whatever ends it, the old volume is there or the new one, at the latest after `clear_leftovers`.
+
+        Parameters
+        ----------
+        group : str
+        content : mapping of bytes-like
+            By key relative to the group.
+        check : callable
+            Called before each key; where it raises, the old volume stays.
+
+        Raises
+        ------
+        DiskFullError, OSError
+            The old volume stays.
+        """
+
     def take_back(self, group: str) -> None:
         """Remove the keys of a series, its metadata first; what others left in it stays."""
 
@@ -77,7 +97,7 @@ class Keys(Protocol):
         """
 
     def clear_leftovers(self) -> None:
-        """Remove what a killed run left above the series."""
+        """Finish the replacements that killed runs had ready; remove what they left above the series."""
 
 
 class LocalKeys:
@@ -148,6 +168,12 @@ class LocalKeys:
                         found[name] = entry.stat().st_size
         return found
 
+    def replace(self, group: str, content: Mapping[str, Content], check: Callable[[], None]) -> None:
+        """See `Keys.replace`."""
+        for key in content:
+            self._refuse_links(f"{group}/{key}".rpartition("/")[0])
+        replace_series(Path(self.path), group, content, check)
+
     def take_back(self, group: str) -> None:
         """See `Keys.take_back`."""
         self._refuse_links(group)
@@ -160,6 +186,7 @@ class LocalKeys:
 
     def clear_leftovers(self) -> None:
         """See `Keys.clear_leftovers`."""
+        complete_replacements(Path(self.path))
         local_folder.clear_leftovers(Path(self.path))
 
     def _refuse_links(self, group: str) -> None:

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import zarr
 from handmade_store import DESCRIBED
+from sequences import KILLER, KilledError
 
 import etl.store.durable
-from etl.errors import StoreConflictError, UsageError
+from etl.errors import StoreConflictError, StoreError, UsageError
 from etl.store.encoding import encode_series, uid_array
 from etl.store.finish import finish_store
 from etl.store.keys import LocalKeys
 from etl.store.publish import is_whole, publish, published
 from etl.store.root import check_root, prepare_root
 
+NODE = "P1/0001-aaaaaaaaaaaaaaaa"
 RECIPE = {"spacing_mm": [1.0, 1.0, 1.0], "window": [-1000, 2000], "center": 0.25}
 
 
@@ -190,17 +192,60 @@ def test_a_series_whose_writing_broke_off_is_not_published(keys, path, dying_aft
         assert not (path / "P1" / "0001-aaaaaaaaaaaaaaaa" / "zarr.json").exists()
 
 
-def test_a_series_that_is_written_anew_is_never_half_old_and_half_new(keys, path, monkeypatch, dying_after):
-    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded(0.5))
-    dying_after(2)
-    with pytest.raises(OSError, match="power failure"):
-        publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded(0.25))
-    assert published(keys, "P1/0001-aaaaaaaaaaaaaaaa") is None
-    monkeypatch.undo()
-    publish(keys, "P1/0001-aaaaaaaaaaaaaaaa", encoded(0.25))
-    assert (
-        zarr.open_group(path, mode="r", use_consolidated=False)["P1/0001-aaaaaaaaaaaaaaaa/volume"][:] == 0.25
-    ).all()
+@pytest.mark.parametrize("failure", ["power failure", "the run gave up"])
+def test_a_series_whose_replacement_breaks_off_stays_as_it_was(keys, path, stamps, dying_after, failure):
+    publish(keys, NODE, encoded(0.5))
+    before = stamps(path)
+    for count in range(len(encoded())):
+        checks = iter([None] * (count + 1))
+
+        def check(left=checks):
+            if next(left, "over") == "over":
+                raise StoreError("the run gave up")
+
+        if failure == "power failure":
+            dying_after(count)
+        with pytest.raises((OSError, StoreError), match=failure):
+            publish(keys, NODE, encoded(0.25), check=check if failure == "the run gave up" else lambda: None)
+        assert stamps(path) == before
+        assert list(path.parent.glob(f".{path.name}.*")) == []
+
+
+def test_a_series_killed_while_it_is_replaced_is_the_old_one_or_the_new_one(keys, path):
+    validity = np.ones((3, 4, 5), np.uint8)
+    validity[0] = 0
+    old, new = encoded(0.5, validity=validity), encoded(0.25)
+    seen, was_absent, steps, is_killed = set(), False, 0, True
+    while is_killed:
+        publish(keys, NODE, old)
+        note = path / NODE / "validity" / "note.txt"
+        note.write_text("mine")
+        is_killed = killed_after(steps, lambda: publish(keys, NODE, new))
+        was_absent |= published(keys, NODE) is None
+        # The next run may be killed while it finishes that, and the one after it goes on.
+        killed_after(steps % 7, keys.clear_leftovers)
+        keys.clear_leftovers()
+        value = float(zarr.open_array(path / NODE / "volume", mode="r")[0, 0, 0])
+        assert {p.relative_to(path / NODE).as_posix() for p in (path / NODE).rglob("*") if p.is_file()} == {
+            *(old if value == 0.5 else new),
+            "validity/note.txt",
+        }
+        assert is_whole(keys, NODE, published(keys, NODE))
+        assert list(path.parent.glob(f".{path.name}.*")) == []
+        seen.add(value)
+        steps += 1
+    assert seen == {0.5, 0.25}
+    assert was_absent
+
+
+def killed_after(steps, work):
+    """Do something in a process that dies after some steps on the disk; tell whether it did."""
+    try:
+        with KILLER.after(steps):
+            work()
+    except KilledError:
+        return True
+    return False
 
 
 def test_finish_writes_patients_fingerprint_and_consolidated_metadata(keys, path):
