@@ -88,7 +88,7 @@ class World:
         self.cut_off: set[str] = set()
         """Nodes without metadata that a kill left."""
         self.in_between: dict[str, dict[str, int]] = {}
-        """Volumes that a kill caught between the old one and the new one, with what they held."""
+        """Volumes that a kill caught between the old one and the new one, with what they will hold."""
         self.known: dict[str, tuple[str, int, str]] = {}
         self.count = 0
         self.story: list[str] = []

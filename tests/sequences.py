@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -86,6 +87,16 @@ def quick_runs():
         yield
 
 
+def look_after_recovery(store):
+    """Give what a store will hold once the next run has begun; nothing is touched."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in (store, *store.parent.glob(f".{store.name}.*.ready")):
+            shutil.copytree(path, Path(folder, path.name), symlinks=True)
+        copy = Path(folder, store.name)
+        LocalKeys(str(copy)).clear_leftovers()
+        return look(copy)
+
+
 # --- one run, and what must be so afterwards -------------------------------------------------------------------
 
 
@@ -154,11 +165,14 @@ class Check:
     def _check_absent(self, node, slices):
         if self.options.overwrite:
             return
-        if list(self.world.folder.glob(f".s.zarr.*.ready/{node}/zarr.json")):
-            # Killed in between: whatever run comes next finds the new volume ready.
-            self.world.in_between[node] = slices
-        else:
+        # Killed in between: whatever run comes next finds the new volume ready.
+        new = look_after_recovery(self.world.store).get(node)
+        if new is None:
             self.problem(f"{node} is lost")
+            return
+        self.world.in_between[node] = new
+        if new not in self.inputs() or (set(slices) - set(new) and not self.may_lose):
+            self.problem(f"{node} is to become neither what it was nor what the input has")
 
     def everything_wanted_is_there(self, result):
         """Hold what the model is sure of: even stacks, alone or beside a time point of the same extent."""
@@ -258,10 +272,10 @@ def one_run(world, rng, *, may_kill):
     options = Options.draw(rng, world.folder)
     given = {name: value for name, value in vars(options).items() if value is not None}
     config = build_config({}, {"native": True, "workers": 0, "quiet": True, **given})
-    before = {**look(world.store), **world.in_between}
+    seen = look(world.store)
+    before = {**seen, **world.in_between}
     world.in_between = {}
-    before_series = {node: series_of(world.store, node) for node in before}
-    before_series.update({node: found for node, found in world.known.items() if node not in before})
+    before_series = {**world.known, **{node: series_of(world.store, node) for node in seen}}
     world.known = before_series
     tree_before = tree(world.store) if options.overwrite and world.store.exists() else None
     steps = int(rng.expovariate(1 / 25)) if may_kill and rng.random() < 0.3 else None
