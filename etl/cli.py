@@ -12,26 +12,56 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import click
 
 from etl import __version__
+from etl.commands.output import EXIT_BROKEN, EXIT_FAILED_SERIES, EXIT_USAGE, printing, silence
 from etl.config import OPTIONS, build_config, flag_of, load_preset
 from etl.errors import EtlError, TerminatedError, UsageError
+from etl.option_rules import did_you_mean
 
-EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED_SERIES = 1, 2, 3
 INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
+# What stands beside the main way is loaded when it is called, or listed.
+FURTHER_COMMANDS = {
+    "verify": "etl.commands.verify",
+    "explain": "etl.commands.explain",
+    "doctor": "etl.commands.doctor",
+}
+
+
 class _Commands(click.Group):
     """Turns errors into one line and an exit status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of all commands."""
+        return [*super().list_commands(ctx), *FURTHER_COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Give a command by its name."""
+        if cmd_name not in FURTHER_COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = import_module(FURTHER_COMMANDS[cmd_name]).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name the nearest one."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-"):
+            ctx.fail(f"no such command {args[0]!r}; commands are {', '.join(names)}{did_you_mean(args[0], names)}")
+        return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _open_closed_streams()
@@ -39,7 +69,7 @@ class _Commands(click.Group):
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except BrokenPipeError:
             # `| head` has seen enough.
-            _silence(sys.stdout)
+            silence(sys.stdout)
             sys.exit(0)
         except click.ClickException as error:
             _stop(f"{error.format_message()} (see --help)", EXIT_USAGE)
@@ -54,7 +84,7 @@ class _Commands(click.Group):
 
 
 def _stop(message: str, status: int) -> NoReturn:
-    with _output():
+    with printing():
         click.echo(f"ct-etl: {message}", err=True)
     sys.exit(status)
 
@@ -72,26 +102,22 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
 
 
-@contextmanager
-def _output() -> Iterator[None]:
-    """Print what a reader that has gone need not see; the status stays what it is."""
-    try:
-        yield
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (BrokenPipeError, OSError):
-        for stream in (sys.stdout, sys.stderr):
-            _silence(stream)
+def _print_version(ctx: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    """Print this version, and those of the libraries that decide the bytes of a volume."""
+    if not is_wanted or ctx.resilient_parsing:
+        return
+    from etl.software import software_versions
 
-
-def _silence(stream: TextIO) -> None:
-    """Lead a stream into nothing, so that the interpreter can flush it at its end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    click.echo(f"ct-etl {__version__}")
+    others = {"Python": platform.python_version(), **software_versions()}
+    click.echo("\n".join(f"  {name} {version}" for name, version in others.items() if name != "ct-etl"))
+    ctx.exit()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="ct-etl")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show versions."
+)
 def main() -> None:
     """Turn folders and zips of CT DICOM into one Zarr store keyed by patient ID."""
     # Identifiers come from files; a terminal that cannot show one must not end the run.
@@ -154,7 +180,7 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
         result = run_pipeline(sources, store, config)
     from etl.run.tables import print_run
 
-    with _output():
+    with printing():
         if config.json:
             _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
         else:
@@ -174,50 +200,6 @@ def info(store: str, as_json: bool) -> None:
 
     summary = store_summary(open_store(os.path.expanduser(store)))
     _emit(summary) if as_json else print_info(summary)
-
-
-@main.command()
-@click.argument("store")
-@click.argument("more_inputs", metavar="", nargs=-1)
-@click.option("--input", "inputs", multiple=True, metavar="INPUT...", help="Compare values with this DICOM.")
-@click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
-@click.option("--repair", is_flag=True, help="Remove what the next run can make again.")
-def verify(
-    store: str, more_inputs: tuple[str, ...], inputs: tuple[str, ...], deidentify: str | None, repair: bool
-) -> None:
-    """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
-    from etl.run.verify_input import verify_against_input
-    from etl.scan.deidentify import Pseudonyms, read_key
-    from etl.scan.inputs import scan_inputs
-    from etl.scan.scan import Limits
-    from etl.store import verify as check
-    from etl.store.keys import open_keys, resolve_store
-    from etl.store.lock import StoreLock
-    from etl.workers.pool import open_pool
-
-    if more_inputs and not inputs:
-        raise UsageError(f"verify takes one STORE; {more_inputs[0]!r} beside it needs --input before it")
-    # An option takes one value; the further ones of `--input A B` arrive as arguments.
-    inputs += more_inputs
-    store = resolve_store(store)
-    with StoreLock(store) if repair else nullcontext():
-        if repair:
-            # A replacement that a killed run had ready is finished, not removed.
-            open_keys(store).clear_leftovers()
-        count, findings = check.verify_store(store)
-        lines = [f"{count} volumes checked"]
-        if inputs:
-            pseudonyms = Pseudonyms(read_key(os.path.expanduser(deidentify))) if deidentify else None
-            with open_pool(0, None) as pool:
-                scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
-            compared, more = verify_against_input(store, scan, pseudonyms)
-            lines.append(f"{compared} volumes compared with the input")
-            findings += more
-        lines += [f"{finding.path}: {finding.problem}" for finding in findings]
-        removed = check.repair(store, findings) if repair else []
-    with _output():
-        click.echo("\n".join([*lines, *(f"removed {path}; the next run makes it again" for path in removed)]))
-    sys.exit(EXIT_FAILED_SERIES if findings else 0)
 
 
 @main.command()

@@ -176,7 +176,8 @@ def load_preset(name_or_path: str) -> dict[str, Any]:
         path = Path(name_or_path).expanduser()
         if path.suffix != ".toml" or not path.is_file():
             allowed = ", ".join(preset_names())
-            raise UsageError(f"preset {name_or_path!r}: no such preset or TOML file; presets are {allowed}")
+            near = rules.did_you_mean(name_or_path, preset_names())
+            raise UsageError(f"preset {name_or_path!r}: no such preset or TOML file; presets are {allowed}{near}")
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -246,7 +247,8 @@ def _known_keys(raw: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in raw.items():
         name = key.replace("-", "_")
         if name not in OPTIONS:
-            raise UsageError(f"unknown key {key!r} (value {value!r}); allowed keys are {', '.join(OPTIONS)}")
+            near = rules.did_you_mean(name, OPTIONS)
+            raise UsageError(f"unknown key {key!r} (value {value!r}); allowed keys are {', '.join(OPTIONS)}{near}")
         known[name] = value
     return known
 
@@ -256,7 +258,8 @@ def _checked(name: str, value: Any) -> Any:
     try:
         return rule.parse(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{flag_of(name)} {_shown(value)}: allowed is {rule.allowed}") from error
+        near = rules.did_you_mean(value, rule.words)
+        raise UsageError(f"{flag_of(name)} {_shown(value)}: allowed is {rule.allowed}{near}") from error
 
 
 def _shown(value: Any) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 MIN_PRECISION_BITS, MAX_PRECISION_BITS = 4, 23
@@ -23,10 +24,32 @@ class Rule:
         From a string as typed, or a TOML value; `TypeError`, `ValueError` or `OverflowError` where not allowed.
     allowed : str
         The same in words.
+    words : tuple of str
+        Words among what is allowed, of which one may be meant.
     """
 
     parse: Callable[[Any], Any]
     allowed: str
+    words: tuple[str, ...] = ()
+
+
+def did_you_mean(word: object, allowed: Iterable[str]) -> str:
+    """Give the end of a message that names the nearest right word; empty where none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("hed-ct", ["article", "head-ct"])
+    '; did you mean head-ct?'
+    >>> did_you_mean("x", ["article", "head-ct"])
+    ''
+    """
+    near = get_close_matches(word, allowed, n=1) if isinstance(word, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _choice(*words: str) -> Rule:
+    *most, last = map(repr, words)
+    return Rule(_one_of(*words), f"{', '.join(most)} or {last}", words)
 
 
 def _numbers(value: Any) -> list[float]:
@@ -143,17 +166,17 @@ SPACING_MM = Rule(_triple(0.05, 50, one_for_all=True), "one number or Z,Y,X, eac
 ZOOM = Rule(_triple(0.02, 20, one_for_all=False), "Z,Y,X, each 0.02 to 20")
 FLAG = Rule(_flag_value, "true or false")
 WINDOW_HU = Rule(_window, "LO,HI: whole HU, LO below HI, within -32768 to 32767")
-CENTER = Rule(_center, "'volume', 'none' or a number from -10 to 10")
-PRECISION_BITS = Rule(_precision, f"'full' or {MIN_PRECISION_BITS} to {MAX_PRECISION_BITS}")
-DTYPE = Rule(_one_of("float32", "int16"), "'float32' or 'int16'")
-CODEC = Rule(_one_of("lz4hc", "lz4", "zstd", "none"), "'lz4hc', 'lz4', 'zstd' or 'none'")
+CENTER = Rule(_center, "'volume', 'none' or a number from -10 to 10", ("volume", "none"))
+PRECISION_BITS = Rule(_precision, f"'full' or {MIN_PRECISION_BITS} to {MAX_PRECISION_BITS}", ("full",))
+DTYPE = _choice("float32", "int16")
+CODEC = _choice("lz4hc", "lz4", "zstd", "none")
 CHUNK = Rule(_chunk, f"Z,Y,X, each 1 to {MAX_CHUNK}")
 GAP_MM = Rule(_non_negative, "a number of mm, 0 or more")
 TIME_S = Rule(_positive, "a number of seconds above 0")
 SIZE_MB = Rule(_in_range(1, MAX_MB), f"a whole number of MB, 1 to {MAX_MB}")
 SLICES = Rule(_in_range(2, 100_000), "a whole number, 2 or more")
-SERIES = Rule(_one_of("all", "default"), "'all' or 'default'")
-WORKERS = Rule(_workers, "'auto' or 0 to 1024")
+SERIES = _choice("all", "default")
+WORKERS = Rule(_workers, "'auto' or 0 to 1024", ("auto",))
 ADDRESS = Rule(_address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786")
 PATH = Rule(_path, "a path")
 KEY_FILE = Rule(_path, "the path of a key file")

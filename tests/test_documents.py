@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 import yaml
 from pages import ROOT, Fence, Page, apply_diff, in_backticks, pages
@@ -75,6 +76,7 @@ ELSEWHERE = {
     "http://127.0.0.1:8787/status": "Dask's dashboard",
 }
 """Links that leave the repository: looked at by hand, not by a test, which must not need the network."""
+COMMANDS = {name: main.get_command(click.Context(main), name) for name in main.list_commands(click.Context(main))}
 OTHER_OPTIONS = {
     *("--help", "--version"),
     *("--check", "--strict"),  # ruff, mypy
@@ -215,15 +217,15 @@ def test_every_name_of_code_on_a_page_is_in_the_code(name):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_every_option_and_target_that_a_page_names_exists(name):
-    added = re.findall(r"(?m)^\+def (\w+)", PAGES[name].text)
-    options = {form for command in main.commands.values() for option in command.params for form in option.opts}
+    added = re.findall(r'(?m)^\+    "(\w+)": "etl\.commands\.', PAGES[name].text)
+    options = {form for command in COMMANDS.values() for option in command.params for form in option.opts}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES[name].text)) <= options | OTHER_OPTIONS
     for text in (*in_backticks(PAGES[name].prose), *(c for f in PAGES[name].fences for c in commands(f))):
         first, *rest = text.split(maxsplit=2)
         if first == "make" and rest and "=" not in rest[0]:
             assert rest[0] in targets(), text
         elif first == "ct-etl" and rest and not rest[0].startswith("-"):
-            assert rest[0] in {*main.commands, *added}, text
+            assert rest[0] in {*COMMANDS, *added}, text
         elif first == "python" and rest and not rest[0].startswith("-"):
             assert (ROOT / rest[0]).is_file(), text
 

@@ -27,20 +27,21 @@ LAYERS = (
     {"plan"},
     {"process"},
     {"run", "training", "etl"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
 # Where each library lives: packages, or single modules of one.
 HOMES = {
     "PIL": {"report.montage"},
-    "click": {"cli"},
+    "click": {"cli", "commands"},
     # `stored_volume` imports it where `Volume.dask` is called.
-    "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume"},
-    "distributed": {"workers.dask_pool", "workers.local_cluster"},
+    "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume", "run.doctor"},
+    "distributed": {"workers.dask_pool", "workers.local_cluster", "run.doctor"},
     # By which zarr reads URLs.
     "fsspec": {"read.catalog"},
     "google_crc32c": {"shards"},
-    "imagecodecs": {"dicom.pixels"},
+    "imagecodecs": {"dicom.pixels", "dicom.decoder_check"},
     "isal": {"dicom"},
     "jinja2": {"report.page"},
     "numcodecs": {"store", "read.shard_reader"},
@@ -57,7 +58,7 @@ HOMES = {
 FACES = {
     "shards": "layout",
     "volume": "body convert geometry grid hounsfield normalize padding patient_space quality slice_weights spline",
-    "dicom": "attributes containers fast_header frames header_parser "
+    "dicom": "attributes containers decoder_check fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
     "phantom": "cohort",
     "store": "durable encoding fingerprint finish keys layout "
@@ -65,11 +66,12 @@ FACES = {
     "workers": "pool progress stop_signals time_limit",
     "read": "catalog patients stored_array",
     "scan": "deidentify distinctions inputs scan",
-    "report": "montage page",
+    "report": "explain montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
-    "run": "ledger rerun run run_dir tables verify_input",
+    "run": "doctor ledger rerun run run_dir tables verify_input",
     "training": "",
+    "commands": "output",
 }
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}
 LOADS_NONE_OF = {

@@ -1,0 +1,56 @@
+"""``ct-etl verify``: whether a store still is what was written, and what its DICOM decides."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+
+import click
+
+from etl.commands.output import EXIT_FAILED_SERIES, printing
+from etl.errors import UsageError
+
+
+@click.command()
+@click.argument("store")
+@click.argument("more_inputs", metavar="", nargs=-1)
+@click.option("--input", "inputs", multiple=True, metavar="INPUT...", help="Compare values with this DICOM.")
+@click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
+@click.option("--repair", is_flag=True, help="Remove what the next run can make again.")
+def command(
+    store: str, more_inputs: tuple[str, ...], inputs: tuple[str, ...], deidentify: str | None, repair: bool
+) -> None:
+    """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
+    from etl.run.verify_input import verify_against_input
+    from etl.scan.deidentify import Pseudonyms, read_key
+    from etl.scan.inputs import scan_inputs
+    from etl.scan.scan import Limits
+    from etl.store import verify as check
+    from etl.store.keys import open_keys, resolve_store
+    from etl.store.lock import StoreLock
+    from etl.workers.pool import open_pool
+
+    if more_inputs and not inputs:
+        raise UsageError(f"verify takes one STORE; {more_inputs[0]!r} beside it needs --input before it")
+    # An option takes one value; the further ones of `--input A B` arrive as arguments.
+    inputs += more_inputs
+    store = resolve_store(store)
+    with StoreLock(store) if repair else nullcontext():
+        if repair:
+            # A replacement that a killed run had ready is finished, not removed.
+            open_keys(store).clear_leftovers()
+        count, findings = check.verify_store(store)
+        lines = [f"{count} volumes checked"]
+        if inputs:
+            pseudonyms = Pseudonyms(read_key(os.path.expanduser(deidentify))) if deidentify else None
+            with open_pool(0, None) as pool:
+                scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
+            compared, more = verify_against_input(store, scan, pseudonyms)
+            lines.append(f"{compared} volumes compared with the input")
+            findings += more
+        lines += [f"{finding.path}: {finding.problem}" for finding in findings]
+        removed = check.repair(store, findings) if repair else []
+    with printing():
+        click.echo("\n".join([*lines, *(f"removed {path}; the next run makes it again" for path in removed)]))
+    sys.exit(EXIT_FAILED_SERIES if findings else 0)
