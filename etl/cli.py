@@ -30,6 +30,7 @@ from etl.option_rules import did_you_mean
 
 INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+ALL_OPTION = click.option("--all", "show_all", is_flag=True, help="List every series.")
 
 
 # What stands beside the main way is loaded when it is called, or listed.
@@ -132,10 +133,12 @@ def main() -> None:
 @main.command()
 @INPUTS
 @JSON_OPTION
-def scan(inputs: tuple[str, ...], as_json: bool) -> None:
+@ALL_OPTION
+def scan(inputs: tuple[str, ...], as_json: bool, show_all: bool) -> None:
     """Show the series that INPUT holds and what `run` would do with each (headers only)."""
     from etl.plan.plan import make_plan
-    from etl.run.tables import print_scan, scan_summary
+    from etl.run.summaries import scan_summary
+    from etl.run.terminal import print_scan
     from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
     from etl.workers.pool import open_pool
@@ -144,7 +147,7 @@ def scan(inputs: tuple[str, ...], as_json: bool) -> None:
     with open_pool(config.workers, None) as pool:
         found = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=as_json)
     summary = scan_summary(found, make_plan(found, config))
-    _emit(summary) if as_json else print_scan(summary)
+    _emit(summary) if as_json else print_scan(summary, show_all=show_all)
 
 
 def _config_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -178,13 +181,13 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
         from etl.run.run import run as run_pipeline
 
         result = run_pipeline(sources, store, config)
-    from etl.run.tables import print_run
+    from etl.run.terminal import print_run
 
     with printing():
         if config.json:
             _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
         else:
-            print_run(result.entries, result.totals, dry_run=config.dry_run)
+            print_run(result.entries, result.totals, dry_run=config.dry_run, show_all=config.all)
     if result.interrupted:
         sys.exit(_status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
@@ -193,13 +196,15 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
 @main.command()
 @click.argument("store")
 @JSON_OPTION
-def info(store: str, as_json: bool) -> None:
+@ALL_OPTION
+def info(store: str, as_json: bool, show_all: bool) -> None:
     """Show what is in STORE."""
     from etl.read.patients import open_store
-    from etl.run.tables import print_info, store_summary
+    from etl.run.summaries import store_summary
+    from etl.run.terminal import print_info
 
     summary = store_summary(open_store(os.path.expanduser(store)))
-    _emit(summary) if as_json else print_info(summary)
+    _emit(summary) if as_json else print_info(summary, show_all=show_all)
 
 
 @main.command()

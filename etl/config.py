@@ -114,6 +114,7 @@ class Config:
         None, rules.PATH, "Folder for ledger and report.  [STORE.runs/TIME]", "DIR", in_result=False
     )
     json: bool = _option(False, rules.FLAG, "Print one JSON object.", in_result=False)
+    all: bool = _option(False, rules.FLAG, "List every series, also what was left out.", in_result=False)
     quiet: bool = _option(False, rules.FLAG, "No progress.", short="q", in_result=False)
 
     def recipe(self, *, key_digest: str | None = None) -> dict[str, Any]:

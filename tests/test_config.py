@@ -43,6 +43,7 @@ WRONG = {
     "max_volume_mb": [0, "-1", True],
     "time_limit_s": [0, "soon", -1, float("inf")],
     "json": ["true", 1],
+    "all": ["yes", 1],
     "quiet": ["q", 0],
 }  # fmt: skip
 GRID = {"spacing_mm": [1.0, 1.0, 1.0]}
@@ -250,7 +251,7 @@ OTHER_RECIPE = {
 SAME_RECIPE = {
     "slice_count": "9", "min_slices": "9", "series": "default", "workers": "0", "scheduler": "tcp://127.0.0.1:1",
     "deidentify": "key", "overwrite": True, "replace": True, "dry_run": True, "run_dir": "x", "json": True,
-    "quiet": True,
+    "quiet": True, "all": True,
     "deidentify_map": "x", "max_file_mb": "1", "max_volume_mb": "1", "time_limit_s": "1",
 }  # fmt: skip
 

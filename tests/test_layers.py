@@ -46,7 +46,7 @@ HOMES = {
     "jinja2": {"report.page"},
     "numcodecs": {"store", "read.shard_reader"},
     "pydicom": {"dicom", "scan", "phantom"},
-    "rich": {"workers.progress", "run.tables"},
+    "rich": {"workers.progress"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.
     "scipy": {"volume.padding", "volume.validity"},
     # Dask's web server.
@@ -69,7 +69,7 @@ FACES = {
     "report": "explain montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
-    "run": "doctor ledger rerun run run_dir tables verify_input",
+    "run": "doctor ledger rerun run run_dir summaries terminal verify_input",
     "training": "",
     "commands": "output",
 }

@@ -13,7 +13,8 @@ from etl.dicom.sources import find_sources
 from etl.entry import Entry
 from etl.plan.plan import make_plan
 from etl.read.patients import open_store
-from etl.run.tables import MAX_ROWS, print_info, print_run, print_scan, scan_summary, store_summary
+from etl.run.summaries import scan_summary, store_summary
+from etl.run.terminal import MAX_PATIENTS, print_info, print_run, print_scan
 from etl.scan.scan import merge_scans, scan_source
 
 ENTRY = Entry("P1", "P1", "1.2.3", 4, "0004-c47f5b18", 30, "written", seconds=0.5, bytes_in=2_000_000)
@@ -72,17 +73,32 @@ def test_a_scan_of_nothing_is_told_too(capsys):
     assert "0 files" in capsys.readouterr().out
 
 
-def test_print_scan_shows_every_series_the_histogram_and_the_most_common_count(summary, capsys):
+def test_print_scan_shows_every_wanted_series_the_histogram_and_the_most_common_count(summary, capsys):
     print_scan(summary)
     printed = capsys.readouterr().out
+    block = ""
     for row in summary["series"]:
-        [line] = [line for line in printed.splitlines() if row["series_key"] in line]
-        assert row["patient_id"] in line
-        assert str(row["slices"]) in line.split()
-        assert ("localizer" in line) == (row["reason"] == "localizer")
+        lines = [line for line in printed.splitlines() if row["series_key"] in line]
+        assert len(lines) == (row["outcome"] == "write")
+        assert all("x".join(map(str, row["size"])) in line for line in lines)
+    for patient_id in {row["patient_id"] for row in summary["series"]}:
+        block = printed.partition(f"{patient_id}\n")[2].partition("PHANTOM")[0]
+        assert "  left out: 1 localizer\n" in block
+        assert block.count("write *") == 1
     assert f"most common slice count: {summary['most_common_slice_count']}" in printed
     bars = [line for line in printed.splitlines() if "█" in line]
     assert len(bars) == len(summary["slice_counts"])
+
+
+def test_all_lists_what_was_left_out_too_and_why(summary, capsys):
+    print_scan(summary, show_all=True)
+    printed = capsys.readouterr().out
+    for row in summary["series"]:
+        [line] = [line for line in printed.splitlines() if row["series_key"] in line]
+        assert line.split()[0] == row["outcome"]
+    flat = " ".join(printed.split())
+    assert "localizer: Image Type (0008,0008) names a localizer" in flat
+    assert "default series, score" in flat
 
 
 def test_print_run_shows_reasons_totals_and_places(capsys):
@@ -90,24 +106,80 @@ def test_print_run_shows_reasons_totals_and_places(capsys):
     print_run([ENTRY, failed], {**TOTALS, "scanned": 2, "failed": 1}, dry_run=False)
     printed = capsys.readouterr().out
     assert "missing-rescale: slope absent in 3 of 30 slices" in printed
+    assert "ct-etl explain missing-rescale\n" in printed
     assert "2 series: 1 written, 0 unchanged, 0 excluded, 1 failed" in printed
     assert "/data/s.zarr" in printed
     assert "/data/s.zarr.runs/x/report.html" in printed
 
 
-def test_of_many_series_those_are_shown_that_did_not_come_as_wanted(capsys):
-    many = [replace(ENTRY, patient_id=f"W{n}") for n in range(MAX_ROWS)]
-    left_out = [ENTRY.excluded("too-few-slices", "x"), replace(ENTRY, patient_id="P9").failed("unreadable", "y")]
-    print_run([*many, *left_out], TOTALS, dry_run=False)
+def many_mixed(count):
+    """Series of many patients: written, unchanged, left out, failed, with warnings and long identifiers."""
+    found = []
+    for n in range(count):
+        entry = replace(
+            ENTRY, patient_id=f"P{n // 3:04d}-{'x' * (n % 50)}", series_key=f"{n:04d}-c47f5b18b8a430e6"
+        )
+        if n % 5 == 0:
+            entry = entry.excluded("localizer", "Image Type (0008,0008) names a localizer")
+        elif n % 97 == 3:
+            entry = entry.failed(
+                "missing-slices", "gaps run from 5.000 to 17.500 mm; up to 10.0 mm are filled " * 3
+            )
+        elif n % 7 == 1:
+            entry = replace(entry, warnings=("gantry-tilt", "irregular-spacing", "duplicates-dropped"))
+        found.append(entry)
+    return found
+
+
+@pytest.mark.parametrize("columns", [40, 80, 132])
+def test_five_hundred_mixed_series_stay_readable(capsys, monkeypatch, columns):
+    monkeypatch.setattr("etl.run.terminal._columns", lambda: columns)
+    entries = many_mixed(500)
+    failed = [entry for entry in entries if entry.outcome == "failed"]
+    print_run(entries, {**TOTALS, "scanned": 500, "failed": len(failed), "run_dir": "/d"}, dry_run=False)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if line.startswith(("P", "W"))] == ["P9", "P1"]
-    assert any(line.startswith(f"{MAX_ROWS} more") for line in lines)
+    assert max(map(len, lines)) <= columns
+    assert len(lines) < 150 * 80 / min(columns, 80)
+    printed = " ".join(" ".join(lines).split())
+    # What failed is always there, each with its reason; the rest in numbers.
+    for entry in failed:
+        assert entry.series_key in printed
+    assert f"failed: {len(failed)} missing-slices" in printed
+    assert "left out: 100 localizer" in printed
+    assert "warnings: " in printed
+    assert "more patients; --all lists every series" in printed
+    assert "ct-etl explain missing-slices" in printed
+    assert "/d/ledger.jsonl" in printed
+    assert "give the same command again" in printed
+
+
+def test_all_lists_five_hundred_series(capsys):
+    entries = many_mixed(500)
+    print_run(entries, TOTALS, dry_run=False, show_all=True)
+    printed = capsys.readouterr().out
+    assert all(entry.series_key in printed for entry in entries)
+    assert "more patients" not in printed
+
+
+def test_a_run_without_failures_asks_for_nothing(capsys):
+    print_run([ENTRY], TOTALS, dry_run=False)
+    printed = capsys.readouterr().out
+    assert "explain" not in printed
+    assert "again" not in printed
+
+
+def test_few_patients_are_all_shown(capsys):
+    entries = [replace(ENTRY, patient_id=f"P{n}", series_key=f"{n:04d}-a") for n in range(MAX_PATIENTS)]
+    print_run(entries, TOTALS, dry_run=False)
+    printed = capsys.readouterr().out
+    assert all(entry.series_key in printed for entry in entries)
+    assert "--all" not in printed
 
 
 def test_print_run_of_a_dry_run_names_no_report(capsys):
     print_run([ENTRY], {**TOTALS, "report": None}, dry_run=True)
     printed = capsys.readouterr().out
-    assert "would be" in printed
+    assert "nothing was written" in printed
     assert "report" not in printed
 
 
