@@ -1,14 +1,15 @@
 """Write the HTML report: what a store holds, with pictures, and what a run left out.
 
-One file without scripts or links to elsewhere. It holds no paths, names or birth dates: of the ledger and the
+Pages without scripts or links to elsewhere. It holds no paths, names or birth dates: of the ledger and the
 totals only the fields named here are shown. Every value came from a file and is escaped by the template.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,16 @@ from etl.codes import words_of
 from etl.errors import StoreError
 from etl.read.patients import Store, Volume, open_store
 from etl.report.histogram import draw_histogram
+from etl.report.left_out import reasons_of
+from etl.report.plain import plain, times
 from etl.volume.hounsfield import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU
 
 if TYPE_CHECKING:
     # A report without pictures, of a run that found all as it was, need not load what draws them.
     from etl.report.montage import Montage
 
+# A page stays below 3 MB: a card takes 100 kB, a row half of one.
+CARDS_A_PAGE, MAX_ROWS = 20, 500
 _OUTCOMES = ("written", "unchanged", "failed", "excluded")
 _FINGERPRINT_LABELS = {
     "volumes": "volumes",
@@ -74,7 +79,7 @@ def write_report(
     run: Mapping[str, Any] | None = None,
     pictures: Mapping[str, Path | None] | None = None,
 ) -> Path:
-    """Write the report of a store, one volume after the other.
+    """Write the report of a store: one page below 3 MB, and further pages ``<name>-2.html`` … with more pictures.
 
     Parameters
     ----------
@@ -102,8 +107,40 @@ def write_report(
     """
     store = open_store(store_path)
     volumes = [volume for patient in store.values() for volume in patient.values()]
-    nodes = {volume.node for volume in volumes}
-    drawn = nodes if pictures is None else nodes & set(pictures)
+    defaults = {f"{patient.key}/{patient.default_key}" for patient in store.values()}
+    drawn = [volume for volume in volumes if pictures is None or volume.node in pictures]
+    pages = [drawn[n : n + CARDS_A_PAGE] for n in range(0, len(drawn), CARDS_A_PAGE)] or [[]]
+    names = [html_path.name, *(f"{html_path.stem}-{n}{html_path.suffix}" for n in range(2, len(pages) + 1))]
+    anchors = {
+        volume.node: f"{'' if number == 0 else names[number]}#{_anchor(volume)}"
+        for number, page in enumerate(pages)
+        for volume in page
+    }
+    template = _environment().get_template("report.html.jinja")
+    html_path.parent.mkdir(parents=True, exist_ok=True)
+    for number, (name, page) in enumerate(zip(names, pages, strict=True)):
+        _replace(
+            html_path.with_name(name),
+            template.generate(
+                totals=_totals(store, volumes, ledger, run or {}),
+                fingerprint=_fingerprint(store),
+                config=[(key.replace("_", " "), plain(value)) for key, value in store.config.items()],
+                volumes=_rows(_listed(volumes, anchors), ledger, anchors),
+                unlisted=max(0, len(volumes) - MAX_ROWS),
+                cards=(_card(v, (pictures or {}).get(v.node), is_default=v.node in defaults) for v in page),
+                undrawn=len(volumes) - len(drawn),
+                reasons=reasons_of(ledger),
+                has_ledger=bool(ledger),
+                window=f"W {BRAIN_WIDTH_HU} L {BRAIN_LEVEL_HU}",
+                pages=names,
+                number=number,
+            ),
+        )
+    _remove_others(html_path, set(names))
+    return html_path
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("etl.report"),
         autoescape=True,
@@ -112,27 +149,34 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.globals["words_of"] = words_of
-    page = environment.get_template("report.html.jinja").generate(
-        totals=_totals(store, volumes, ledger, run or {}),
-        fingerprint=_fingerprint(store),
-        config=[(key.replace("_", " "), _plain(value)) for key, value in store.config.items()],
-        volumes=_rows(volumes, ledger, drawn),
-        cards=_cards(store, drawn, pictures or {}),
-        undrawn=len(volumes) - len(drawn),
-        left_out=_left_out(ledger),
-        reasons=_reasons(ledger),
-        has_ledger=bool(ledger),
-        window=f"W {BRAIN_WIDTH_HU} L {BRAIN_LEVEL_HU}",
-    )
-    html_path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = html_path.with_name(f".{html_path.name}.{os.getpid()}.tmp")
+    return environment
+
+
+def _replace(path: Path, content: Iterable[str]) -> None:
+    """Write a file in the place of another one, in one step."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.writelines(page)
-        unfinished.replace(html_path)
+            file.writelines(content)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return html_path
+
+
+def _remove_others(html_path: Path, names: Container[str]) -> None:
+    """Remove further pages that an earlier report of more volumes left."""
+    for path in html_path.parent.glob(f"{glob.escape(html_path.stem)}-*{html_path.suffix}"):
+        ending = path.stem.removeprefix(f"{html_path.stem}-")
+        if ending.isdigit() and path.name not in names:
+            path.unlink()
+
+
+def _listed(volumes: Sequence[Volume], anchors: Container[str]) -> list[Volume]:
+    """Choose the volumes of the table: of many those with pictures first, in their order."""
+    if len(volumes) <= MAX_ROWS:
+        return list(volumes)
+    ranked = sorted(range(len(volumes)), key=lambda n: volumes[n].node not in anchors)
+    return [volumes[n] for n in sorted(ranked[:MAX_ROWS])]
 
 
 def _totals(
@@ -147,28 +191,28 @@ def _totals(
         ignored = ignored.get("count")
     if isinstance(ignored, int):
         totals.append(("files that are not DICOM", ignored))
-    return [(label, _plain(value)) for label, value in totals]
+    return [(label, plain(value)) for label, value in totals]
 
 
 def _fingerprint(store: Store) -> Facts:
     found = store.fingerprint
-    return [(label, _plain(found[name])) for name, label in _FINGERPRINT_LABELS.items() if name in found]
+    return [(label, plain(found[name])) for name, label in _FINGERPRINT_LABELS.items() if name in found]
 
 
 def _rows(
-    volumes: Sequence[Volume], ledger: Sequence[Mapping[str, Any]], drawn: Container[str]
+    volumes: Sequence[Volume], ledger: Sequence[Mapping[str, Any]], anchors: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     lines = {(str(line.get("patient_id")), line.get("series_key")): line for line in ledger}
     rows = []
-    for number, volume in enumerate(volumes):
+    for volume in volumes:
         line = lines.get((volume.patient_id, volume.key), {})
         rows.append(
             {
-                "anchor": _anchor(number) if volume.node in drawn else "",
+                "link": anchors.get(volume.node, ""),
                 "patient_id": volume.patient_id,
                 "series_key": volume.key,
-                "size": _times(volume.shape),
-                "spacing": _times(volume.spacing_mm),
+                "size": times(volume.shape),
+                "spacing": times(volume.spacing_mm),
                 "slices": line.get("slices", volume.geometry.source_shape[volume.slice_axis]),
                 "outcome": line.get("outcome", "earlier run" if ledger else "in the store"),
                 "warnings": volume.warnings,
@@ -177,17 +221,7 @@ def _rows(
     return rows
 
 
-def _cards(store: Store, drawn: Container[str], pictures: Mapping[str, Path | None]) -> Iterator[Card]:
-    number = 0
-    for patient in store.values():
-        for volume in patient.values():
-            if volume.node in drawn:
-                is_default = volume.key == patient.default_key
-                yield _card(volume, _anchor(number), pictures.get(volume.node), is_default=is_default)
-            number += 1
-
-
-def _card(volume: Volume, anchor: str, picture: Path | None, *, is_default: bool) -> Card:
+def _card(volume: Volume, picture: Path | None, *, is_default: bool) -> Card:
     montage, histogram, problem = None, None, ""
     try:
         montage = _drawn_before(picture) or montage_of(volume)
@@ -197,7 +231,15 @@ def _card(volume: Volume, anchor: str, picture: Path | None, *, is_default: bool
         problem = "This volume cannot be read: part of it is missing or damaged. ct-etl verify says more."
     facts = _facts(volume)
     return Card(
-        anchor, volume.patient_id, volume.key, is_default, facts, volume.warnings, montage, histogram, problem
+        _anchor(volume),
+        volume.patient_id,
+        volume.key,
+        is_default,
+        facts,
+        volume.warnings,
+        montage,
+        histogram,
+        problem,
     )
 
 
@@ -234,55 +276,18 @@ def _facts(volume: Volume) -> Facts:
     geometry, low_high = volume.geometry, volume.window_hu
     extent_mm = [n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)]
     facts = [
-        ("size (z, y, x)", _times(volume.shape)),
-        ("spacing, mm", _times(volume.spacing_mm)),
-        ("extent, mm", _times([round(mm) for mm in extent_mm])),
-        ("source size", _times(geometry.source_shape)),
-        ("source spacing, mm", _times(geometry.source_spacing_mm)),
-        ("gantry tilt", f"{_plain(geometry.gantry_tilt_deg)}°"),
+        ("size (z, y, x)", times(volume.shape)),
+        ("spacing, mm", times(volume.spacing_mm)),
+        ("extent, mm", times([round(mm) for mm in extent_mm])),
+        ("source size", times(geometry.source_shape)),
+        ("source spacing, mm", times(geometry.source_spacing_mm)),
+        ("gantry tilt", f"{plain(geometry.gantry_tilt_deg)}°"),
         ("window, HU", f"{low_high[0]} to {low_high[1]}"),
-        ("center", _plain(volume.normalization.center)),
+        ("center", plain(volume.normalization.center)),
     ]
     dicom = volume.dicom
-    return facts + [(label, _plain(dicom[name])) for name, label in _DICOM_LABELS.items() if name in dicom]
+    return facts + [(label, plain(dicom[name])) for name, label in _DICOM_LABELS.items() if name in dicom]
 
 
-def _left_out(ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Lines of what is not in the store, failures first."""
-    names = ("outcome", "reason", "detail", "patient_id", "series_number", "slices")
-    lines = [line for outcome in ("failed", "excluded") for line in ledger if line.get("outcome") == outcome]
-    return [{name: _plain(line.get(name)) for name in names} for line in lines]
-
-
-def _reasons(ledger: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, int]]:
-    """Outcome, reason and count, failures first, then by count."""
-    counts = Counter(
-        (str(line["outcome"]), str(line.get("reason")))
-        for line in ledger
-        if line.get("outcome") in {"failed", "excluded"}
-    )
-    ordered = sorted(counts.items(), key=lambda found: (found[0][0] != "failed", -found[1], found[0][1]))
-    return [(outcome, reason, count) for (outcome, reason), count in ordered]
-
-
-def _anchor(number: int) -> str:
-    return f"volume-{number + 1}"
-
-
-def _times(values: Sequence[float]) -> str:
-    return " × ".join(_plain(value) for value in values)  # noqa: RUF001 - the sign that people write
-
-
-def _plain(value: Any) -> str:
-    """Write a value of JSON for people."""
-    if value is None:
-        return "–"  # noqa: RUF001 - nothing there
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain(part) for part in value)
-    return str(value)
+def _anchor(volume: Volume) -> str:
+    return f"volume-{volume.node.replace('/', '-')}"

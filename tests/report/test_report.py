@@ -19,8 +19,9 @@ from PIL import Image
 from etl.codes import ExclusionCode, FailureCode, WarningCode, words_of
 from etl.errors import StoreError
 from etl.read.patients import Volume, open_store
+from etl.report.explain import explanations
 from etl.report.histogram import draw_histogram
-from etl.report.page import montage_of, write_report
+from etl.report.page import CARDS_A_PAGE, MAX_ROWS, montage_of, write_report
 
 WINDOW = (-1000, 2000)
 
@@ -155,18 +156,73 @@ def test_what_is_left_out_is_listed_failures_first(tmp_path):
         line("excluded", "localizer", series_number=9),
     ]
     page = report(tmp_path, [small()], ledger=ledger)
-    left_out = [row for row in page.rows if len(row) == 6][1:]
-    assert left_out[0] == ["failed", "missing-slices", "gap of 10 mm", "P7", "4", "31"]
-    assert [row[:2] + row[4:] for row in left_out[1:]] == [
-        ["excluded", "localizer", "1", "2"],
-        ["excluded", "localizer", "9", "31"],
+    left_out = [row for row in page.rows if len(row) == 4 and row[0] != "Patient"]
+    assert left_out == [
+        ["P7", "gap of 10 mm", "4", "31"],
+        ["P7", "–", "1", "2"],  # noqa: RUF001
+        ["P7", "–", "9", "31"],  # noqa: RUF001
     ]
-    reasons = [row for row in page.rows if len(row) == 4][1:]
-    assert [(row[1], row[3]) for row in reasons] == [("missing-slices", "1"), ("localizer", "2")]
+    # Failures lie open, the rest on demand, each with what to do.
+    assert ["open" in attributes for attributes in page.all("details")] == [True, False]
+    for code in (FailureCode.MISSING_SLICES, ExclusionCode.LOCALIZER):
+        assert f"{code} {code.words} Usual cause: {explanations()[code].cause}" in page.text
+    assert "1 failed missing-slices" in page.text
+    assert "2 excluded localizer" in page.text
     written = next(row for row in page.rows if row[:2] == ["P1", "0002-0a1b2c3d"])
     assert written[2:6] == ["written", "34", "9 × 10 × 11", "2 × 1 × 1"]  # noqa: RUF001
     for total in ("stacks scanned 4", "written 1", "failed 1", "excluded 2", "patients 1", "volumes 1"):
         assert total in page.text
+
+
+def test_fifty_thousand_series_make_a_page_below_three_megabytes(tmp_path):
+    long = "x" * 2000
+    ledger = [
+        *(line("failed", "missing-slices", patient_id=f"F{n}", detail=long) for n in range(5_000)),
+        *(line("failed", "undecodable", patient_id=f"U{n}", detail=long) for n in range(5)),
+        *(line("excluded", "localizer", patient_id=f"L{n}") for n in range(20_000)),
+        *(line("written", patient_id=f"W{n}") for n in range(25_000)),
+    ]
+    page = report(tmp_path, [small()], ledger=ledger)
+    assert len(page.source.encode()) < 3e6
+    assert "5000 failed missing-slices" in page.text
+    assert "20000 excluded localizer" in page.text
+    assert "and 4500 more: ledger.jsonl has all." in page.text
+    assert "and 19975 more: ledger.jsonl has all." in page.text
+
+
+def test_many_volumes_are_shown_on_pages_that_lead_to_each_other(tmp_path):
+    count = 2 * CARDS_A_PAGE + 3
+    series = [small(patient_id=f"P{n:03d}") for n in range(count)]
+    page = report(tmp_path, series)
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["report-2.html", "report-3.html", "report.html"]
+    pages = {path.name: Page(path) for path in out.iterdir()}
+    assert [len(pages[name].all("article")) for name in ("report.html", "report-2.html", "report-3.html")] == [
+        CARDS_A_PAGE,
+        CARDS_A_PAGE,
+        3,
+    ]
+    ids = {name: {a["id"] for _, a in one.tags if "id" in a} for name, one in pages.items()}
+    for name, one in pages.items():
+        for link in (a["href"] for a in one.all("a")):
+            place, _, anchor = link.partition("#")
+            assert not anchor or anchor in ids[place or name]
+            assert place in {"", *pages}
+    assert len([row for row in page.rows if row[0].startswith("P0")]) == count
+    # A report of fewer volumes leaves none of these.
+    write_report(str(tmp_path / "s.zarr"), out / "report.html", pictures={})
+    assert [path.name for path in out.iterdir()] == ["report.html"]
+
+
+def test_of_many_volumes_the_table_has_some_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("etl.report.page.MAX_ROWS", 3)
+    series = [small(patient_id=f"P{n}") for n in range(5)]
+    store = write_store(tmp_path / "s.zarr", series)
+    last = open_store(store)["P4"].default.node
+    page = Page(write_report(str(store), tmp_path / "report.html", pictures={last: None}))
+    assert [row[0] for row in page.rows if row[0].startswith("P") and row[0] != "Patient"] == ["P0", "P1", "P4"]
+    assert "Of 5 volumes 3" in page.text
+    assert MAX_ROWS > 3
 
 
 def test_a_card_says_what_the_volume_is(tmp_path):
