@@ -12,7 +12,7 @@ TORCH_INDEX ?=
 override VENV := $(patsubst %/,%,$(VENV))
 BIN := $(VENV)/bin
 PEERS := .venv-peers
-CODE := etl tests $(wildcard bench)
+CODE := etl tests $(wildcard bench docs/hooks.py)
 
 export INPUT STORE PRESET SCHEDULER DEMO
 
@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test test-slow extras lint bench bench-peers clean constraints FORCE
+.PHONY: help venv etl test test-slow extras docs lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -43,6 +43,7 @@ help:
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
 	@echo 'make test-slow     real clusters, kills and whole cohorts'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
+	@echo 'make docs          build the site of the documents into site/'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
 	@echo 'make bench         measure speed and memory (ARGS="options of bench/run.py")'
 	@echo 'make bench-peers   install the programs that the benchmark compares with into $(PEERS) (some gigabytes)'
@@ -136,6 +137,11 @@ extras: $(VENV)/.ready-test
 	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check "$$@" -r constraints/extras.txt
 	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix .readers zarrita@0.7.5 @zarrita/storage@0.2.0; fi
 
+docs: $(VENV)/.ready-test
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/docs.txt
+	NO_MKDOCS_2_WARNING=1 '$(BIN)/python' -m mkdocs build --strict --quiet --site-dir site
+	@echo 'site/index.html'
+
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
@@ -158,7 +164,7 @@ clean:
 		*) if [ -e '$(VENV)/pyvenv.cfg' ] || [ -e '$(INCOMPLETE)' ]; then rm -rf '$(VENV)'; fi; rm -rf '$(VENV).old' ;; \
 	esac
 	@if [ -e '$(PEERS)/pyvenv.cfg' ]; then rm -rf '$(PEERS)'; fi
-	rm -rf .readers demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
+	rm -rf .readers site demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
 	@if [ -d demo ] && [ ! -L demo ]; then rmdir demo 2>/dev/null || echo 'demo/ holds more than the demo; the rest is left alone' >&2; fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
