@@ -64,7 +64,7 @@ FACES = {
     "store": "durable encoding fingerprint finish keys layout "
     "lock metadata node_names publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
-    "read": "catalog patients stored_array",
+    "read": "patients stored_array",
     "scan": "deidentify distinctions inputs scan",
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 from etl.errors import StoreError, UsageError
 from etl.store import durable, local_folder
+from etl.store.layout import is_own_key
 
 Content = bytes | bytearray | memoryview
 
@@ -64,8 +65,15 @@ class Keys(Protocol):
     def sizes(self, group: str) -> dict[str, int]:
         """Give the bytes of every key below a group, by its name relative to it."""
 
-    def take_back(self, group: str) -> None:
-        """Remove the keys of a series, its metadata first; what others left in it stays."""
+    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
+        """Remove the keys of a series, its metadata first; what others left in it stays.
+
+        Parameters
+        ----------
+        group : str
+        is_own : callable
+            Tells the keys to remove, relative to the group; those of a series where not given.
+        """
 
     def start_anew(self, root: bytes) -> str | None:
         """Put a store with nothing but a root in the place of the one that is there.
@@ -148,10 +156,10 @@ class LocalKeys:
                         found[name] = entry.stat().st_size
         return found
 
-    def take_back(self, group: str) -> None:
+    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
         """See `Keys.take_back`."""
         self._refuse_links(group)
-        local_folder.take_back(Path(self.path, group))
+        local_folder.take_back(Path(self.path, group), is_own)
 
     def start_anew(self, root: bytes) -> str | None:
         """See `Keys.start_anew`."""

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import StoreError, UsageError
-from etl.read.catalog import list_nodes
 from etl.read.patients import Store, Volume, open_store
 from etl.store.fingerprint import body_threshold
 from etl.volume.body import CELL_VOXELS, body_shares
@@ -105,7 +104,7 @@ def check_labels(volume: Volume, labels: Collection[str]) -> None:
     """Refuse a volume that lacks a label, naming those that it has."""
     if isinstance(labels, str):
         raise UsageError(f"labels {labels!r}: allowed is a sequence of names, as ({labels!r},)")
-    there = sorted(node.rpartition("/")[2] for node in list_nodes(volume.store_path, f"{volume.node}/labels"))
+    there = volume.labels
     missing = sorted(set(labels) - set(there))
     if missing:
         raise UsageError(
