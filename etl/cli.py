@@ -238,6 +238,37 @@ def report(store: str, run_dir: str | None) -> None:
 
 
 @main.command()
+@click.argument("store")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--map", "mapping", metavar="TABLE.csv", help="Which file belongs to which series, and its name.")
+@click.option("--name", help="Of the labels.  [seg, rtstruct or mask]")
+@click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
+@click.option("--workers", metavar="auto|N|0", default="auto", help="Worker processes.  [auto]")
+@click.option("--run-dir", metavar="DIR", help="Folder for the ledger.  [STORE.runs/TIME-labels]")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@JSON_OPTION
+def label(
+    store: str, sources: tuple[str, ...], mapping: str | None, name: str | None, as_json: bool, **options: Any
+) -> None:
+    """Put the masks of SOURCE onto the volumes of STORE: DICOM SEG and RTSTRUCT, NIfTI, NRRD."""
+    from etl.run.label import LabelOptions
+    from etl.run.label import label as label_store
+    from etl.run.tables import print_labels
+
+    given = {option: value for option, value in options.items() if value not in (None, False)}
+    config = build_config({"native": True}, given)
+    result = label_store(store, sources, LabelOptions(mapping, name, config))
+    with _output():
+        if as_json:
+            _emit({**result.totals, "labels": [entry.to_json() for entry in result.entries]})
+        else:
+            print_labels(result.entries, result.totals)
+    if result.stopped is not None:
+        sys.exit(_status_of(result.stopped))
+    sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
+
+
+@main.command()
 @click.argument("folder", metavar="DIR")
 @click.option("--patients", type=click.IntRange(1, 10_000), default=3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

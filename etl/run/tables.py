@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from etl.codes import ExclusionCode
 from etl.entry import Entry
 
 if TYPE_CHECKING:
+    from etl.labels.label_entry import LabelEntry
     from etl.plan.plan import Plan
     from etl.read.patients import Store
     from etl.scan.scan import ScanResult
@@ -115,6 +117,30 @@ def print_run(entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: b
         console.print(f"store:  {escape(totals['store'])}", soft_wrap=True)
         if totals["report"]:
             console.print(f"report: {escape(totals['report'])}", soft_wrap=True)
+
+
+def print_labels(entries: Sequence[LabelEntry], totals: Mapping[str, Any]) -> None:
+    """Print what became of every mask, with the volume of its segments before and after, and the totals."""
+    columns = ("mask", "series", "labels", "outcome", "segments, ml in the source and on the grid", "why", "s")
+    rows = [
+        (
+            Path(entry.source).name,
+            entry.node,
+            ", ".join(entry.labels),
+            entry.outcome,
+            "; ".join(
+                f"{one.name or one.value}: {one.ml_before:.3g} {one.ml_after:.3g}" for one in entry.segments
+            ),
+            _why(entry.to_json()),
+            f"{entry.seconds:.2f}" if entry.seconds else "",
+        )
+        for entry in entries[:MAX_ROWS]
+    ]
+    console = _console()
+    console.print(_table(columns, rows))
+    outcomes = ", ".join(f"{totals[name]} {name}" for name in ("written", "unchanged", "failed"))
+    console.print(f"{totals['masks']} masks: {outcomes}")
+    console.print(f"ledger: {escape(str(Path(totals['run_dir'], 'ledger.jsonl')))}", soft_wrap=True)
 
 
 def _shown(entries: Sequence[Entry]) -> Sequence[Entry]:
