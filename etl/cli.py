@@ -126,9 +126,9 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
     # click lists them in the reverse order of their decorators.
     for name, option in reversed(OPTIONS.items()):
         forms = [flag_of(name), *([f"-{option.short}"] if option.short else [])]
-        kind: dict[str, Any] = (
-            {"metavar": option.metavar} if option.metavar else {"is_flag": True, "default": None}
-        )
+        kind: dict[str, Any] = {"is_flag": True, "default": None}
+        if option.metavar:
+            kind = {"metavar": option.metavar, "multiple": option.is_repeated}
         command = click.option(*forms, help=option.help, **kind)(command)
     return command
 
@@ -139,7 +139,7 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
 @_config_options
 def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
     """Bring every CT volume of INPUT into STORE."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     config = build_config(load_preset(preset), given)
     if len(inputs) < 2:
         raise UsageError("run needs at least one INPUT and the STORE")
@@ -147,18 +147,22 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
     from etl.run.rerun import run_again
 
     *sources, store = inputs
-    result = run_again(sources, store, config)
+    # Masks that changed are seen by looking at them.
+    result = None if config.labels else run_again(sources, store, config)
     if result is None:
         from etl.run.run import run as run_pipeline
 
         result = run_pipeline(sources, store, config)
-    from etl.run.tables import print_run
+    from etl.run.tables import print_labels, print_run
 
     with _output():
         if config.json:
-            _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
+            labels = {"masks": [entry.to_json() for entry in result.labels]} if config.labels else {}
+            _emit({**result.totals, "series": [entry.to_json() for entry in result.entries], **labels})
         else:
             print_run(result.entries, result.totals, dry_run=config.dry_run)
+            if result.labels:
+                print_labels(result.labels, Path(result.totals["run_dir"], "labels.jsonl"))
     if result.interrupted:
         sys.exit(_status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
@@ -187,6 +191,7 @@ def verify(
 ) -> None:
     """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
     from etl.run.verify_input import verify_against_input
+    from etl.run.verify_labels import verify_labels_against
     from etl.scan.deidentify import Pseudonyms, read_key
     from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
@@ -208,8 +213,10 @@ def verify(
             with open_pool(0, None) as pool:
                 scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
             compared, more = verify_against_input(store, scan, pseudonyms)
-            lines.append(f"{compared} volumes compared with the input")
-            findings += more
+            labels, of_labels = verify_labels_against(store, inputs, pseudonyms)
+            lines += [f"{compared} volumes compared with the input", f"{labels} labels compared with the input"]
+            # Masks alone need no volume beside them.
+            findings += [*(one for one in more if one.path or not labels), *of_labels]
         lines += [f"{finding.path}: {finding.problem}" for finding in findings]
         removed = check.repair(store, findings) if repair else []
     with _output():
@@ -260,9 +267,9 @@ def label(
     result = label_store(store, sources, LabelOptions(mapping, name, config))
     with _output():
         if as_json:
-            _emit({**result.totals, "labels": [entry.to_json() for entry in result.entries]})
+            _emit({**result.totals, "masks": [entry.to_json() for entry in result.entries]})
         else:
-            print_labels(result.entries, result.totals)
+            print_labels(result.entries, Path(result.totals["run_dir"], "ledger.jsonl"))
     if result.stopped is not None:
         sys.exit(_status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)

@@ -26,6 +26,7 @@ LAYERS = (
     {"scan", "report"},
     {"plan"},
     {"process"},
+    {"labels"},
     {"run", "training", "etl"},
     {"cli"},
     {"__main__"},
@@ -44,10 +45,19 @@ HOMES = {
     "isal": {"dicom"},
     "jinja2": {"report.page"},
     "numcodecs": {"store", "read.shard_reader"},
-    "pydicom": {"dicom", "scan", "phantom"},
+    "nibabel": {"labels.read_voxels"},
+    "nrrd": {"labels.read_voxels"},
+    "pydicom": {"dicom", "scan", "phantom", "labels"},
     "rich": {"workers.progress", "run.tables"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.
-    "scipy": {"volume.padding", "volume.resample", "volume.slice_weights", "volume.validity"},
+    "scipy": {
+        "volume.padding",
+        "volume.place_segment",
+        "volume.plane_masks",
+        "volume.resample",
+        "volume.slice_weights",
+        "volume.validity",
+    },
     # Dask's web server.
     "tornado": {"workers.local_cluster"},
     "torch": {"training"},
@@ -56,12 +66,13 @@ HOMES = {
 # The public face of each package: the modules that other parts of the house may import.
 FACES = {
     "shards": "layout",
-    "volume": "body convert geometry grid hounsfield "
-    "normalize padding patient_space quality resample slice_weights",
+    "volume": "body contours convert geometry grid hounsfield "
+    "normalize padding patient_space place_segment plane_masks quality resample slice_weights",
     "dicom": "attributes containers fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
     "phantom": "cohort",
-    "store": "durable encoding fingerprint finish keys layout "
+    "labels": "find label_entry label_series names source_mask survey",
+    "store": "durable encoding fingerprint finish keys label_encoding labels layout "
     "lock metadata node_names publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
     "read": "patients stored_array",
@@ -69,7 +80,7 @@ FACES = {
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
-    "run": "ledger rerun run run_dir tables verify_input",
+    "run": "label ledger rerun run run_dir tables verify_input",
     "training": "",
 }
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}

@@ -125,9 +125,7 @@ class StoreIndex:
         if instances and len(found) != 1:
             # A series of several stacks has several volumes; or the series was given another UID on its way.
             by_instance = self._with_instances(instances)
-            found = [one for one in found if one.node in by_instance] or (
-                [one for one in self.series if one.node in by_instance] if not found else found
-            )
+            found = [one for one in found or self.series if one.node in by_instance] or found
         for one in found:
             own = one.about.get("frame_of_reference_uid")
             if space and own and own != space:
@@ -159,7 +157,7 @@ class StoreIndex:
 
 
 def read_mapping(path: str) -> dict[str, MappedTo]:
-    """Read a mapping table: a CSV with the column ``file`` and some of ``node``, ``series_uid``, ``patient_id``, ``name``.
+    """Read a mapping table: a CSV with the column ``file``, and of the others of `COLUMNS` at least one.
 
     Parameters
     ----------

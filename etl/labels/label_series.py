@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etl.codes import FailureCode
 from etl.digests import json_digest
@@ -24,9 +24,6 @@ from etl.store.labels import inner_chunk, publish_label, published_labels, take_
 from etl.store.publish import published
 from etl.volume.patient_space import Geometry
 from etl.workers.time_limit import GivenUp, TimeLimit
-
-if TYPE_CHECKING:
-    from zarr.core.buffer import Buffer
 
 PLACING = 1
 """Counts up where the same source on the same grid gives other voxels than before."""
@@ -144,8 +141,8 @@ def label_series(task: LabelTask, store_path: str, lock_token: str, limit_s: flo
     return replace(receipt, entry=replace(receipt.entry, seconds=round(time.perf_counter() - start, 3)))
 
 
-def encoded_layers(task: LabelTask, keys: Keys) -> tuple[Placed, dict[str, dict[str, Buffer]]]:
-    """Read a mask, place it and encode its arrays, by name.
+def encoded_layers(task: LabelTask, keys: Keys) -> tuple[Placed, dict[str, dict[str, Any]]]:
+    """Read a mask, place it and encode its arrays: by name, the buffers of `encode_label`.
 
     Raises
     ------

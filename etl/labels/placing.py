@@ -14,7 +14,8 @@ from etl.labels.source_mask import Contour, ContourMask, LabelError, PixelMask, 
 from etl.store.label_encoding import Segment
 from etl.volume.contours import contour_normal, fill_even_odd
 from etl.volume.patient_space import Geometry
-from etl.volume.plane_masks import MaskPlanes, SegmentField, binary_field, fractional_field, place
+from etl.volume.place_segment import place
+from etl.volume.plane_masks import MaskPlanes, SegmentField, binary_field, fractional_field
 
 MAX_LOSS = 0.05
 # Positions are printed to 0.001 mm, and contours to 0.01 mm.
@@ -71,8 +72,8 @@ class Placed:
 def place_mask(mask: SourceMask, geometry: Geometry) -> Placed:
     """Put a source onto the grid of a volume.
 
-    Segments that overlap in the source come into several arrays. Those that touch there, and both reach a voxel when
-    they are interpolated, share it out: it belongs to the one that it lies deeper in.
+    Segments that overlap in the source come into several arrays. Where those that touch there both reach a voxel
+    when they are interpolated, it belongs to the one that it lies deeper in.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def _points(contour: Dataset, number: int) -> NDArray[np.float64]:
     if len(values) % 3 or not np.isfinite(values).all():
         raise LabelError(
             LabelCode.UNREADABLE_MASK,
-            f"Contour Data (3006,0050) of ROI {number} has {len(values)} values; allowed are finite triples (x, y, z)",
+            f"Contour Data (3006,0050) of ROI {number} has {len(values)} values; allowed are finite (x, y, z)",
         )
     return values.reshape(-1, 3)
 

@@ -90,8 +90,8 @@ def _geometry(
         if orientation is not None and np.abs(found - orientation).max() > PARALLEL:
             raise LabelError(
                 LabelCode.UNREADABLE_MASK,
-                f"Image Orientation (Patient) (0020,0037) of frame {number} is {found.tolist()}; that of the first "
-                f"frame is {orientation.tolist()}, and all must be equal",
+                f"Image Orientation (Patient) (0020,0037) of frame {number} is {found.tolist()}; allowed is that "
+                f"of the first frame, {orientation.tolist()}",
             )
         orientation = found if orientation is None else orientation
         position = np.array(_group(own, shared, "PlanePositionSequence").ImagePositionPatient, np.float64)

@@ -88,7 +88,7 @@ def read_nrrd(path: Path) -> PixelMask:
 
 
 def _slicer_names(header: Any) -> dict[int, str]:
-    """Names of segments by value, as 3D Slicer writes them; layers of overlapping segments it writes as a 4-D array."""
+    """Names of segments by value, as 3D Slicer writes them."""
     names = {}
     for key, value in header.items():
         if key.startswith("Segment") and key.endswith("_LabelValue"):

@@ -42,8 +42,8 @@ class References:
     Parameters
     ----------
     source_id : str
-        SOP Instance UID (0008,0018), or for other files a digest of the file's name: two versions of one source have
-        the same.
+        SOP Instance UID (0008,0018), or for other files a digest of the file's name: two versions of one source
+        have the same.
     series_instance_uids, sop_instance_uids : tuple of str
         Of the images, sorted; empty where it does not say.
     frame_of_reference_uid : str

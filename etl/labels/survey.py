@@ -66,8 +66,8 @@ class Survey:
         SHA-256 of the file.
     references : References
     words : tuple of str
-        Lower-case parts of the patient's name and identifiers, which no name of a segment may hold where a store is
-        de-identified.
+        Lower-case parts of the patient's name and identifiers, which no name of a segment may hold where a store
+        is de-identified.
     """
 
     digest: str
@@ -75,8 +75,14 @@ class Survey:
     words: tuple[str, ...] = ()
 
 
-def find_masks(given: Sequence[str]) -> list[Source]:
+def find_masks(given: Sequence[str], *, only_masks: bool = True) -> list[Source]:
     """List the masks among files and in folders, by path; whatever else lies in a folder is left alone.
+
+    Parameters
+    ----------
+    given : sequence of str
+    only_masks : bool
+        Refuse a file that is given by itself and is no mask.
 
     Raises
     ------
@@ -93,6 +99,8 @@ def find_masks(given: Sequence[str]) -> list[Source]:
             found.update({source.path: source for source in inside if source is not None})
             continue
         source = _source(path)
+        if source is None and not only_masks:
+            continue
         if source is None:
             raise UsageError(
                 f"source {name!r} is no mask; allowed are DICOM SEG and RTSTRUCT, {', '.join((*NIFTI, *NRRD))}"

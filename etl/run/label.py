@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from etl.codes import FailureCode, LabelCode
 from etl.config import Config
-from etl.entry import Outcome
 from etl.errors import ClusterError, DiskFullError, StoreError, UsageError
 from etl.labels.find import MappedTo, StoreIndex, mapped_to, read_mapping
 from etl.labels.label_entry import LabelEntry
@@ -20,6 +19,7 @@ from etl.labels.label_series import LabelTask, is_done, label_series
 from etl.labels.names import name_apart
 from etl.labels.source_mask import LabelError
 from etl.labels.survey import Source, Survey, find_masks, survey
+from etl.run.ledger import LEDGER_NAME, TOTALS_NAME, count_labels, write_label_ledger
 from etl.run.run_dir import check_run_dir, new_label_dir
 from etl.scan.deidentify import Pseudonyms, read_key
 from etl.store.durable import write_durably
@@ -35,8 +35,6 @@ from etl.workers.progress import metered
 from etl.workers.stop_signals import stop_signals
 
 DEFAULT_NAMES = {"seg": "seg", "rtstruct": "rtstruct", "nifti": "mask", "nrrd": "mask"}
-LABEL_LEDGER_NAME = "ledger.jsonl"
-TOTALS_NAME = "run.json"
 STOPS = (KeyboardInterrupt, ClusterError, DiskFullError, StoreError, OSError)
 
 
@@ -101,14 +99,14 @@ def label(store_path: str, sources: Sequence[str], options: LabelOptions) -> Lab
             if not isinstance(run.stopped, StoreError):
                 _, damaged = finish_store(keys, recipe, {})
             run.totals = {
-                **count(run.entries),
+                **count_labels(run.entries),
                 "seconds": round(time.monotonic() - start, 3),
                 "store": keys.path,
                 "run_dir": str(run_dir),
                 "interrupted": run.stopped is not None,
                 "damaged": damaged,
             }
-            write_label_ledger(run_dir / LABEL_LEDGER_NAME, run.entries)
+            write_label_ledger(run_dir / LEDGER_NAME, run.entries)
             text = f"{json.dumps(run.totals, indent=2, ensure_ascii=False)}\n"
             write_durably(run_dir / TOTALS_NAME, text.encode("utf-8", "backslashreplace"))
             if run.tracebacks:
@@ -245,17 +243,3 @@ def _stem_words(source: Source) -> tuple[str, ...]:
 def _unchanged(task: LabelTask, names: tuple[str, ...]) -> LabelEntry:
     entry = task.entry
     return LabelEntry(entry.source, entry.kind, entry.patient_id, entry.node, names, "unchanged")
-
-
-def count(entries: Iterable[LabelEntry]) -> dict[str, int]:
-    """Count the entries by outcome."""
-    outcomes: tuple[Outcome, ...] = ("written", "unchanged", "excluded", "failed")
-    found = [entry.outcome for entry in entries]
-    return {"masks": len(found), **{outcome: found.count(outcome) for outcome in outcomes}}
-
-
-def write_label_ledger(path: Path, entries: Sequence[LabelEntry]) -> None:
-    """Write a line for every source and series, by source."""
-    ordered = sorted(entries, key=lambda entry: (entry.source, entry.node))
-    lines = "".join(f"{json.dumps(entry.to_json())}\n" for entry in ordered)
-    write_durably(path, lines.encode("utf-8", "backslashreplace"))

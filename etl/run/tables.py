@@ -119,7 +119,7 @@ def print_run(entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: b
             console.print(f"report: {escape(totals['report'])}", soft_wrap=True)
 
 
-def print_labels(entries: Sequence[LabelEntry], totals: Mapping[str, Any]) -> None:
+def print_labels(entries: Sequence[LabelEntry], ledger: Path) -> None:
     """Print what became of every mask, with the volume of its segments before and after, and the totals."""
     columns = ("mask", "series", "labels", "outcome", "segments, ml in the source and on the grid", "why", "s")
     rows = [
@@ -138,9 +138,10 @@ def print_labels(entries: Sequence[LabelEntry], totals: Mapping[str, Any]) -> No
     ]
     console = _console()
     console.print(_table(columns, rows))
-    outcomes = ", ".join(f"{totals[name]} {name}" for name in ("written", "unchanged", "failed"))
-    console.print(f"{totals['masks']} masks: {outcomes}")
-    console.print(f"ledger: {escape(str(Path(totals['run_dir'], 'ledger.jsonl')))}", soft_wrap=True)
+    found = [entry.outcome for entry in entries]
+    outcomes = ", ".join(f"{found.count(name)} {name}" for name in ("written", "unchanged", "failed"))
+    console.print(f"{len(entries)} masks: {outcomes}")
+    console.print(f"ledger: {escape(str(ledger))}", soft_wrap=True)
 
 
 def _shown(entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -1,10 +1,14 @@
-"""Put a mask that was drawn on planes onto the grid of a volume, by geometry alone.
+"""Masks that were drawn on planes: where the planes lie, and what each segment is on them.
 
-The planes are parallel; each has a corner of its own, so they may lie at any distances and wander sideways, as those
-of a tilted gantry do. What a segment is on a plane is a field that is above 0 inside: the signed distance from its
-edge, or for fractions what exceeds one half. Fields are interpolated linearly in a plane and between two planes, which
-for a distance is shape-based interpolation (Raya and Udupa, IEEE Trans. Med. Imaging 9, 1990): nearest planes alone
-make steps on thick slices.
+The planes are parallel; each has a corner of its own, so they may lie at any distances and wander sideways, as
+those of a tilted gantry do. What a segment is on a plane is a field that is above 0 inside: the signed distance
+from its edge, or for fractions what exceeds one half. In a plane fields are interpolated linearly. Between planes
+fractions are too, and distances by cubic Hermite splines, which makes round shapes of round sections: nearest
+planes make steps on thick slices, and straight lines cut corners (docs/decisions/ has the numbers).
+
+References
+----------
+Raya and Udupa, Shape-based interpolation of multidimensional objects, IEEE Trans. Med. Imaging 9 (1990) 32-42.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,9 +28,7 @@ WIDE_GAP = 1.5
 # Of the smaller of two sections; where less of it is left half way, both are kept as they are.
 LEAST_SHARE_HALF_WAY = 0.5
 MARGIN = 2
-# Half-open pixels and slabs: what lies in the middle of two belongs to the upper one, and to it alone.
-TIE_PIXELS = 1e-6
-TIE_MM = 1e-6
+STEADY_PIXELS = 0.01
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
@@ -57,6 +60,11 @@ class MaskPlanes:
         """(3,) unit vector along which positions are measured."""
         across = np.cross(self.along_mm, self.down_mm)
         return np.asarray(across / np.linalg.norm(across))
+
+    @cached_property
+    def to_pixel(self) -> Float64:
+        """(2, 3) from an offset in mm to (row, column); the axes need not be at right angles."""
+        return np.asarray(np.linalg.pinv(np.stack([self.down_mm, self.along_mm], axis=1)))
 
     @cached_property
     def position_mm(self) -> Float64:
@@ -100,6 +108,8 @@ class SegmentField:
         Above 0 inside.
     pixels : (m,) float64 array
         Area on each plane, in pixels.
+    is_distance : bool
+        Whether the values are signed distances, mm; else fractions less one half.
     """
 
     planes: MaskPlanes
@@ -107,6 +117,7 @@ class SegmentField:
     corner: tuple[int, int]
     values: Float32
     pixels: Float64
+    is_distance: bool
 
     @property
     def volume_ml(self) -> float:
@@ -125,17 +136,34 @@ class SegmentField:
             joined[n] = half_way >= LEAST_SHARE_HALF_WAY * min(self.pixels[n], self.pixels[n + 1])
         return joined
 
+    @cached_property
+    def slopes(self) -> Float32:
+        """(m, rows, columns) change of the field along the normal, per mm: of a parabola through neighbors."""
+        found = np.zeros_like(self.values)
+        gaps = np.diff(self.planes.position_mm[self.index])
+        for n, (below, above) in enumerate(pairwise([False, *self.is_joined.tolist(), False])):
+            low = (self.values[n] - self._as_on(n, n - 1)) / gaps[n - 1] if below else None
+            high = (self._as_on(n, n + 1) - self.values[n]) / gaps[n] if above else None
+            if low is not None and high is not None:
+                found[n] = (low * gaps[n] + high * gaps[n - 1]) / (gaps[n - 1] + gaps[n])
+            elif low is not None or high is not None:
+                found[n] = low if high is None else high
+        return found
+
     def _half_way(self, n: int) -> Float32:
         """Give the field in the middle of two planes, on the pixels of the lower one."""
+        return np.asarray((self.values[n] + self._as_on(n, n + 1)) / 2, np.float32)
+
+    def _as_on(self, n: int, other: int) -> Float32:
+        """Give the field of another plane at the pixels of a plane, looking along the normal."""
         planes = self.planes
-        moved = planes.origins_lps_mm[self.index[n + 1]] - planes.origins_lps_mm[self.index[n]]
-        height, width = planes.pixel_mm
-        shift = np.array([moved @ planes.down_mm / height**2, moved @ planes.along_mm / width**2])
+        moved = planes.origins_lps_mm[self.index[other]] - planes.origins_lps_mm[self.index[n]]
+        shift = planes.to_pixel @ moved
+        if np.abs(shift).max() <= STEADY_PIXELS:
+            return np.asarray(self.values[other])
         rows, columns = np.indices(self.values.shape[1:])
-        upper = self.values[n + 1]
-        if np.abs(shift).max() > 0.01:
-            upper = map_coordinates(upper, [rows - shift[0], columns - shift[1]], order=1, mode="nearest")
-        return np.asarray((self.values[n] + upper) / 2, np.float32)
+        where = [rows - shift[0], columns - shift[1]]
+        return np.asarray(map_coordinates(self.values[other], where, order=1, mode="nearest"), np.float32)
 
 
 def binary_field(planes: MaskPlanes, masks: Mapping[int, NDArray[np.bool_]]) -> SegmentField | None:
@@ -160,7 +188,7 @@ def binary_field(planes: MaskPlanes, masks: Mapping[int, NDArray[np.bool_]]) -> 
     for n, mask in enumerate(stack):
         values[n] = distance_transform_edt(mask, planes.pixel_mm)
         values[n] -= distance_transform_edt(~mask, planes.pixel_mm)
-    return SegmentField(planes, index, corner, values, stack.sum(axis=(1, 2), dtype=np.float64))
+    return SegmentField(planes, index, corner, values, stack.sum(axis=(1, 2), dtype=np.float64), is_distance=True)
 
 
 def fractional_field(planes: MaskPlanes, fractions: Mapping[int, Float32]) -> SegmentField | None:
@@ -181,7 +209,7 @@ def fractional_field(planes: MaskPlanes, fractions: Mapping[int, Float32]) -> Se
         return None
     index, corner, stack = found
     values = stack.astype(np.float32) - np.float32(0.5)
-    return SegmentField(planes, index, corner, values, stack.sum(axis=(1, 2), dtype=np.float64))
+    return SegmentField(planes, index, corner, values, stack.sum(axis=(1, 2), dtype=np.float64), is_distance=False)
 
 
 def _cropped(
@@ -196,90 +224,3 @@ def _cropped(
     stack = np.stack([given[n][rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] for n in index.tolist()])
     stack = np.pad(stack, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)), constant_values=padding)
     return index, (int(rows[0]) - MARGIN, int(columns[0]) - MARGIN), stack
-
-
-def place(
-    field: SegmentField, affine_lps: Float64, shape: tuple[int, int, int]
-) -> tuple[tuple[slice, slice, slice], Float32]:
-    """Sample a segment at the centers of voxels.
-
-    A voxel lies in the slab of a plane, or between two planes that are joined; beyond the slabs of the first and
-    the last plane there is nothing.
-
-    Parameters
-    ----------
-    field : SegmentField
-    affine_lps : (4, 4) float64 array
-        Of the volume, from (k, j, i, 1) to LPS mm.
-    shape : tuple of int
-        (z, y, x) of the volume.
-
-    Returns
-    -------
-    tuple of slices
-        The part of the volume that the segment may reach; empty where it lies outside.
-    (z, y, x) float32 array
-        The field there: above 0 inside the segment.
-    """
-    box = _box(field, affine_lps, shape)
-    values = np.full([one.stop - one.start for one in box], -np.inf, np.float32)
-    j, i = np.meshgrid(
-        np.arange(box[1].start, box[1].stop, dtype=np.float64),
-        np.arange(box[2].start, box[2].stop, dtype=np.float64),
-        indexing="ij",
-    )
-    for n, k in enumerate(range(box[0].start, box[0].stop)):
-        points = k * affine_lps[:3, 0] + j[..., None] * affine_lps[:3, 1] + i[..., None] * affine_lps[:3, 2]
-        values[n] = _sampled(field, points + affine_lps[:3, 3])
-    return box, values
-
-
-def _sampled(field: SegmentField, points_lps_mm: Float64) -> Float32:
-    planes = field.planes
-    position_mm = points_lps_mm @ planes.normal + TIE_MM
-    known_mm = planes.position_mm[field.index]
-    last = len(known_mm) - 1
-    above = np.searchsorted(known_mm, position_mm, side="right")
-    lower, upper = np.clip(above - 1, 0, last), np.clip(above, 0, last)
-    joined = np.concatenate([[False], field.is_joined, [False]])[above]
-    reach_low, reach_high = (reach[field.index] for reach in planes.slabs_mm)
-    found = np.full(position_mm.shape, -np.inf, np.float32)
-    # Where nothing is interpolated a voxel has one plane: the one whose slab it lies in.
-    in_lower = (above > 0) & (position_mm < known_mm[lower] + reach_high[lower])
-    in_upper = (above <= last) & (position_mm >= known_mm[upper] - reach_low[upper])
-    for chosen, plane in ((in_upper & ~in_lower & ~joined, upper), (in_lower & ~joined, lower)):
-        if chosen.any():
-            found[chosen] = _on_plane(field, points_lps_mm[chosen], plane[chosen])
-    if joined.any():
-        points, low, high = points_lps_mm[joined], lower[joined], upper[joined]
-        share = (position_mm[joined] - known_mm[low]) / (known_mm[high] - known_mm[low])
-        found[joined] = (1 - share) * _on_plane(field, points, low) + share * _on_plane(field, points, high)
-    return found
-
-
-def _on_plane(field: SegmentField, points_lps_mm: Float64, plane: NDArray[np.int64]) -> Float32:
-    """Interpolate the field of a plane where points fall on it along the normal."""
-    planes = field.planes
-    offset = points_lps_mm - planes.origins_lps_mm[field.index[plane]]
-    # The axes of a plane need not be at right angles: a sheared affine has others.
-    to_pixel = np.linalg.pinv(np.stack([planes.down_mm, planes.along_mm], axis=1))
-    row, column = (offset @ to_pixel[n] + TIE_PIXELS - field.corner[n] for n in (0, 1))
-    return np.asarray(map_coordinates(field.values, [plane, row, column], order=1, mode="nearest"), np.float32)
-
-
-def _box(field: SegmentField, affine_lps: Float64, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
-    """Give the part of the volume around all corners of the segment's planes."""
-    planes = field.planes
-    rows, columns = field.values.shape[1:]
-    low, high = planes.slabs_mm
-    corners = []
-    for n in field.index.tolist():
-        for row in (field.corner[0], field.corner[0] + rows):
-            for column in (field.corner[1], field.corner[1] + columns):
-                corner = planes.origins_lps_mm[n] + row * planes.down_mm + column * planes.along_mm
-                corners += [corner - low[n] * planes.normal, corner + high[n] * planes.normal]
-    index = (np.array(corners) - affine_lps[:3, 3]) @ np.linalg.inv(affine_lps[:3, :3]).T
-    first = np.clip(np.floor(index.min(axis=0)), 0, shape).astype(int)
-    stop = np.maximum(np.clip(np.ceil(index.max(axis=0)) + 1, 0, shape).astype(int), first)
-    z, y, x = (slice(a, b) for a, b in zip(first.tolist(), stop.tolist(), strict=True))
-    return z, y, x
