@@ -70,7 +70,7 @@ FACES = {
     "normalize padding patient_space place_segment plane_masks quality resample slice_weights",
     "dicom": "attributes containers fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
-    "phantom": "cohort",
+    "phantom": "cohort labels",
     "labels": "find label_entry label_series names source_mask survey",
     "store": "durable encoding fingerprint finish keys label_encoding labels layout "
     "lock metadata node_names publish root source_map verify",
@@ -80,7 +80,7 @@ FACES = {
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
-    "run": "label ledger rerun run run_dir tables verify_input",
+    "run": "label ledger rerun run run_dir tables verify_input verify_labels",
     "training": "",
 }
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}

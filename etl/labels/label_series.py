@@ -22,6 +22,7 @@ from etl.store.keys import Keys, open_keys
 from etl.store.label_encoding import Segment, encode_label
 from etl.store.labels import inner_chunk, publish_label, published_labels, take_back_label
 from etl.store.publish import published
+from etl.store.source_map import read_source_map
 from etl.volume.patient_space import Geometry
 from etl.workers.time_limit import GivenUp, TimeLimit
 
@@ -152,7 +153,7 @@ def encoded_layers(task: LabelTask, keys: Keys) -> tuple[Placed, dict[str, dict[
     if attributes is None:
         raise StoreError(f"{task.node} is not in the store any more")
     geometry = Geometry.from_attributes(attributes["ct_etl"]["geometry"])
-    placed = place_mask(read_mask(task.source), geometry)
+    placed = place_mask(read_mask(task.source), geometry, read_source_map(keys, task.node).position_mm)
     names = layer_names(task.name, len(placed.layers))
     provenance = {
         "source_digest": task.source_digest,

@@ -21,6 +21,7 @@ MAX_LOSS = 0.05
 # Positions are printed to 0.001 mm, and contours to 0.01 mm.
 SAME_PLANE_MM = 0.05
 OUT_OF_PLANE_MM = 0.3
+PARALLEL_COSINE = 1 - 1e-6
 # Contours farther apart than this many slices are two structures, not one that was drawn sparsely.
 MAX_SLICES_APART = 4.0
 # Pixels along a side up to which contours are filled three times as finely as the grid.
@@ -69,7 +70,7 @@ class Placed:
     warnings: tuple[LabelCode, ...]
 
 
-def place_mask(mask: SourceMask, geometry: Geometry) -> Placed:
+def place_mask(mask: SourceMask, geometry: Geometry, slices_mm: NDArray[np.float64]) -> Placed:
     """Put a source onto the grid of a volume.
 
     Segments that overlap in the source come into several arrays. Where those that touch there both reach a voxel
@@ -79,6 +80,8 @@ def place_mask(mask: SourceMask, geometry: Geometry) -> Placed:
     ----------
     mask : SourceMask
     geometry : Geometry
+    slices_mm : (n,) float64 array
+        Positions of the volume's slices along its slice axis.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def place_mask(mask: SourceMask, geometry: Geometry) -> Placed:
     volumes: list[SegmentVolume] = []
     overlapping = _overlaps(mask) if isinstance(mask, PixelMask) else None
     voxel_ml = abs(float(np.linalg.det(geometry.affine_lps[:3, :3]))) / 1000
-    for about, found in _fields(mask, geometry):
+    for about, found in _fields(mask, geometry, slices_mm):
         if found is None:
             number = _layer_for(about, None, None, layers, overlapping, geometry)
             layers[number].segments.append(about)
@@ -125,14 +128,29 @@ def place_mask(mask: SourceMask, geometry: Geometry) -> Placed:
     return Placed(tuple(layers), counted, tuple(warnings))
 
 
-def _fields(mask: SourceMask, geometry: Geometry) -> Iterator[tuple[Segment, SegmentField | None]]:
+def _fields(
+    mask: SourceMask, geometry: Geometry, slices_mm: NDArray[np.float64]
+) -> Iterator[tuple[Segment, SegmentField | None]]:
     if isinstance(mask, ContourMask):
         for contours in mask.segments:
-            yield contours.about, _filled(contours, geometry)
+            yield contours.about, _filled(contours, geometry, slices_mm)
         return
+    # Frames without pixels are left out of a Segmentation: they are slices on which nothing was drawn.
+    planes, now = _among_slices(mask.planes, geometry, slices_mm, only_ends=False)
     for segment in mask.segments:
         make = fractional_field if mask.is_fractional else binary_field
-        yield segment.about, make(mask.planes, segment.pixels)
+        yield segment.about, make(planes, {int(now[n]): pixels for n, pixels in segment.pixels.items()})
+
+
+def _among_slices(
+    planes: MaskPlanes, geometry: Geometry, slices_mm: NDArray[np.float64], *, only_ends: bool
+) -> tuple[MaskPlanes, NDArray[np.int64]]:
+    """Put planes that are parallel to the volume's slices among them."""
+    advance = geometry.affine_lps[:3, geometry.slice_axis]
+    cosine = float(planes.normal @ advance) / float(np.linalg.norm(advance))
+    if abs(cosine) < PARALLEL_COSINE:
+        return planes, np.arange(len(planes.origins_lps_mm))
+    return planes.among(slices_mm * np.sign(cosine), only_ends=only_ends)
 
 
 def _overlaps(mask: PixelMask) -> set[tuple[int, int]]:
@@ -178,7 +196,7 @@ def _draw(layer: Layer, about: Segment, box: tuple[slice, ...], values: NDArray[
     layer.segments.append(about)
 
 
-def _filled(contours: Contour, geometry: Geometry) -> SegmentField | None:
+def _filled(contours: Contour, geometry: Geometry, slices_mm: NDArray[np.float64]) -> SegmentField | None:
     """Fill the contours of a segment on pixels that lie as the volume's voxels do."""
     points = contours.points_lps_mm
     normal = contour_normal(points)
@@ -212,7 +230,8 @@ def _filled(contours: Contour, geometry: Geometry) -> SegmentField | None:
             if its == plane
         ]
         masks[plane] = fill_even_odd(polygons, (size[0], size[1]))
-    return binary_field(planes, masks)
+    among, now = _among_slices(planes, geometry, slices_mm, only_ends=True)
+    return binary_field(among, {int(now[n]): mask for n, mask in masks.items()})
 
 
 def _plane_positions(points: Sequence[NDArray[np.float64]], normal: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -45,7 +45,7 @@ def read_nifti(path: Path) -> PixelMask:
         import nibabel  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise _missing("nibabel") from error
-    image = nibabel.load(path)
+    image: Any = nibabel.load(path)
     if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:
         raise LabelError(
             LabelCode.UNREADABLE_MASK, "qform_code and sform_code are 0: it does not say where it lies"

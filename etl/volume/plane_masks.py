@@ -14,7 +14,7 @@ Raya and Udupa, Shape-based interpolation of multidimensional objects, IEEE Tran
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 # Planes farther apart than this many usual distances do not belong together: between them there is nothing.
-WIDE_GAP = 1.5
+WIDE_GAP = 1.5 + 1e-3
+# Of the usual distance; a plane that is nearer to a slice lies on it.
+SAME_SLICE_SHARE = 0.1
 # Of the smaller of two sections; where less of it is left half way, both are kept as they are.
 LEAST_SHARE_HALF_WAY = 0.5
 MARGIN = 2
@@ -70,6 +72,37 @@ class MaskPlanes:
     def position_mm(self) -> Float64:
         """(n,) position of each plane along the normal."""
         return np.asarray(self.origins_lps_mm @ self.normal)
+
+    def among(self, slices_mm: Float64, *, only_ends: bool) -> tuple[MaskPlanes, NDArray[np.int64]]:
+        """Add the slices on which nothing was drawn, as planes without pixels: a structure ends half way to them.
+
+        Parameters
+        ----------
+        slices_mm : (n,) float64 array
+            Positions of the slices along the normal, in any order. Where a plane lies on none of them, the mask
+            was not drawn on these slices, and nothing is added.
+        only_ends : bool
+            Add those next to the first and the last plane only: whoever drew left out what lies between.
+
+        Returns
+        -------
+        MaskPlanes
+        (n,) int64 array
+            Where each plane is now.
+        """
+        own = self.position_mm
+        distance = np.abs(own[:, None] - slices_mm)
+        near = SAME_SLICE_SHARE * min(self.usual_gap_mm, self.lone_mm)
+        empty = np.sort(slices_mm[distance.min(axis=0) > near])
+        if (distance.min(axis=1) > near).any():
+            return self, np.arange(len(own))
+        if only_ends:
+            empty = np.concatenate([empty[empty < own[0]][-1:], empty[empty > own[-1]][:1]])
+        positions = np.concatenate([own, empty])
+        order = np.argsort(positions, kind="stable")
+        corners = self.origins_lps_mm[0] + (empty - own[0])[:, None] * self.normal
+        origins = np.concatenate([self.origins_lps_mm, corners])[order]
+        return replace(self, origins_lps_mm=origins), np.argsort(order, kind="stable")[: len(own)]
 
     @property
     def pixel_mm(self) -> tuple[float, float]:
