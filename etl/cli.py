@@ -279,7 +279,8 @@ def label(
 @click.argument("folder", metavar="DIR")
 @click.option("--patients", type=click.IntRange(1, 10_000), default=3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def phantom(folder: str, patients: int, seed: int) -> None:
+@click.option("--labels", is_flag=True, help="Also SEG, RTSTRUCT, NIfTI and reads.csv, into DIR/labels.")
+def phantom(folder: str, patients: int, seed: int, labels: bool) -> None:
     """Write a synthetic cohort as real DICOM into DIR."""
     from etl.phantom.cohort import write_cohort
 
@@ -288,6 +289,10 @@ def phantom(folder: str, patients: int, seed: int) -> None:
         raise UsageError(f"{folder!r} exists and is not an empty folder")
     series = write_cohort(path, patients=patients, seed=seed)
     click.echo(f"{len(series)} series of {patients} patients in {folder}")
+    if labels:
+        from etl.phantom.labels import write_labels
+
+        click.echo(f"{len(write_labels(path / 'labels', series)) - 1} masks and reads.csv in {path / 'labels'}")
 
 
 def _emit(value: Any) -> None:

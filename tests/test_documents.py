@@ -31,7 +31,7 @@ from pages import ROOT, Fence, Page, apply_diff, in_backticks, pages
 from test_layers import LAYERS
 
 from etl.cli import main
-from etl.codes import ExclusionCode, FailureCode, WarningCode
+from etl.codes import ExclusionCode, FailureCode, LabelCode, WarningCode
 from etl.config import build_config, load_preset
 from etl.phantom.cohort import write_cohort
 from etl.transfer_syntaxes import TRANSFER_SYNTAXES
@@ -82,7 +82,18 @@ OTHER_OPTIONS = {
     *("--resources", "--worker-port", "--nanny-port", "--now"),  # dask worker, systemctl
     "--create",  # python -m tarfile
 }
-NOT_FILES = {"zarr.json", "report.html", "run.json", "ledger.jsonl", "tracebacks.txt", "my.toml", "thick.toml"}
+NOT_FILES = {
+    "zarr.json",
+    "labels.jsonl",
+    "reads.csv",
+    "TABLE.csv",
+    "report.html",
+    "run.json",
+    "ledger.jsonl",
+    "tracebacks.txt",
+    "my.toml",
+    "thick.toml",
+}
 """File names of stores, runs and examples, and not of the repository."""
 OTHER_NAMES = {
     *("json", "numpy", "numcodecs", "zarr", "pydicom.dcmread", "scipy.ndimage.zoom", "flock", "signal.alarm"),
@@ -236,6 +247,10 @@ def test_every_option_and_target_that_a_page_names_exists(name):
 )
 def test_the_tables_of_codes_are_those_of_the_code(heading, codes):
     assert PAGES["docs/dicom.md"].table(heading) == [[f"`{code}`", code.words] for code in codes]
+
+
+def test_the_table_of_codes_of_labels_is_that_of_the_code():
+    assert PAGES["docs/labels.md"].table("Codes") == [[f"`{code}`", code.words] for code in LabelCode]
 
 
 def test_the_table_of_transfer_syntaxes_is_that_of_the_code():
