@@ -33,6 +33,8 @@ LAYERS = (
 )
 # Where each library lives: packages, or single modules of one.
 HOMES = {
+    # What `Volume.to_sitk` and its like give.
+    **{name: {"read.bridges"} for name in ("SimpleITK", "itk", "monai", "nibabel", "torchio", "xarray")},
     "PIL": {"report.montage"},
     "click": {"cli"},
     # `stored_volume` imports it where `Volume.dask` is called.
@@ -60,7 +62,7 @@ HOMES = {
     },
     # Dask's web server.
     "tornado": {"workers.local_cluster"},
-    "torch": {"training"},
+    "torch": {"read.bridges", "training"},
     "zarr": {"store", "read"},
 }
 # The public face of each package: the modules that other parts of the house may import.
@@ -128,7 +130,7 @@ def imported_names(module: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in {"import_module", "__import__"}:
+            if called in {"import_module", "__import__", "optional_library"}:
                 yield str(node.args[0].value)
 
 
