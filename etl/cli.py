@@ -171,13 +171,44 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
 @main.command()
 @click.argument("store")
 @JSON_OPTION
-def info(store: str, as_json: bool) -> None:
+@click.option("--csv", "as_csv", is_flag=True, help="Print a table of all volumes, with their labels.")
+def info(store: str, as_json: bool, as_csv: bool) -> None:
     """Show what is in STORE."""
     from etl.read.patients import open_store
-    from etl.run.tables import print_info, store_summary
+    from etl.run.tables import csv_of, print_info, store_summary
 
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other")
+    if as_csv:
+        click.echo(csv_of(open_store(os.path.expanduser(store))), nl=False)
+        return
     summary = store_summary(open_store(os.path.expanduser(store)))
     _emit(summary) if as_json else print_info(summary)
+
+
+@main.command()
+@click.argument("store")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--key", metavar="COLUMN", help="Column of a table that names the patient, study or series.")
+@click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
+@JSON_OPTION
+def label(store: str, sources: tuple[str, ...], key: str | None, deidentify: str | None, as_json: bool) -> None:
+    """Join tables (.csv) to the patients, studies or series of STORE."""
+    from etl.labels.tables import join_table
+    from etl.run.tables import print_join
+    from etl.scan.deidentify import Pseudonyms, read_key
+
+    tables = [Path(source).expanduser() for source in sources]
+    for table in tables:
+        if table.suffix.lower() != ".csv":
+            raise UsageError(f"source {str(table)!r}: allowed is a table, whose name ends in .csv")
+    if key is None:
+        raise UsageError("a table needs --key: the column that names the patient, study or series of a row")
+    pseudonyms = Pseudonyms(read_key(os.path.expanduser(deidentify))) if deidentify else None
+    for table in tables:
+        joined = join_table(store, table, key, pseudonyms=pseudonyms)
+        with _output():
+            _emit(joined.to_json()) if as_json else print_join(joined)
 
 
 @main.command()

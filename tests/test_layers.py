@@ -77,7 +77,7 @@ FACES = {
     "store": "durable encoding fingerprint finish keys label_encoding labels layout "
     "lock metadata node_names publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
-    "read": "patients stored_array",
+    "read": "patients stored_array table",
     "scan": "deidentify distinctions inputs scan",
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",

@@ -1,1 +1,1 @@
-"""Masks onto volumes: read what others drew, find the series, put it onto its grid, publish it."""
+"""What is known of images and patients beside the pixels: masks onto volumes, tables onto patients."""

@@ -267,7 +267,7 @@ class BridgedVolume(VolumeLabels):
         array = self.label(name)
         if array.shape != self.shape or array.dtype not in (np.uint8, np.uint16):
             raise StoreError(
-                f"{self.node}/labels/{name} is {array.dtype} {array.shape}; uint8 or uint16 {self.shape} is expected"
+                f"label {name!r} is {array.dtype} {array.shape}; uint8 or uint16 {self.shape} is needed"
             )
         with self.reading(f"labels/{name}"):
             return read_values(array, [range(n) for n in array.shape])

@@ -18,8 +18,15 @@ LEVEL = "0"
 class VolumeLabels(VolumeArrays):
     """The labels below one series' group; see `VolumeMetadata` for the parameters."""
 
-    def __init__(self, store_path: str, node: str, patient_id: str, text: bytes | None = None) -> None:
-        super().__init__(store_path, node, patient_id, text)
+    def __init__(
+        self,
+        store_path: str,
+        node: str,
+        patient_id: str,
+        text: bytes | None = None,
+        patient: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(store_path, node, patient_id, text, patient)
         self._label_paths: dict[str, str] = {}
 
     @property

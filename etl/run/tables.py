@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +19,7 @@ from etl.entry import Entry
 
 if TYPE_CHECKING:
     from etl.labels.label_entry import LabelEntry
+    from etl.labels.tables import TableJoin
     from etl.plan.plan import Plan
     from etl.read.patients import Store
     from etl.scan.scan import ScanResult
@@ -167,6 +170,32 @@ def store_summary(store: Store) -> dict[str, Any]:
         for key, volume in patient.items()
     ]
     return {"config": store.config, "fingerprint": store.fingerprint, "volumes": volumes}
+
+
+def csv_of(store: Store) -> str:
+    """Give every volume as a line of CSV, as `Store.table` has it; nothing where there is no value."""
+    names, rows = store.rows()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def print_join(join: TableJoin) -> None:
+    """Print what became of a table, and what found no counterpart."""
+    console = _console()
+    console.print(f"{join.matched} rows joined by {join.level}: {escape(', '.join(join.columns))}", soft_wrap=True)
+    pairs = [f"{row} is {target}" for row, target in join.alike]
+    for title, names in (
+        ("taken for the same but for case and punctuation", pairs),
+        ("rows without a counterpart in the store", join.unmatched_rows),
+        (f"in the store, and not in the table ({join.level})", join.unmatched_patients),
+        ("columns of text, left out of a de-identified store", join.left_out),
+    ):
+        if names:
+            shown = ", ".join(map(_printable, names[:MAX_ROWS]))
+            console.print(f"{len(names)} {title}: {escape(shown)}", soft_wrap=True)
 
 
 def print_info(summary: Mapping[str, Any]) -> None:

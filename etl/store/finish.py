@@ -24,6 +24,7 @@ from etl.store.metadata import (
     sealed,
     with_consolidated,
 )
+from etl.store.patient_labels import kept_labels
 from etl.store.publish import describes_volume, is_whole
 from etl.store.root import put_if_changed, put_root
 
@@ -137,7 +138,7 @@ def _write_patient(
     known = ct_etl_attributes(node)
     wanted = [default_series.get(patient_id), known.get("default_series"), best[0]]
     default = next(series for series in wanted if series in best)
-    attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default}}
+    attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default, **kept_labels(known)}}
     put_if_changed(keys, f"{patient}/{METADATA}", as_text(group(attributes)))
 
 

@@ -22,6 +22,7 @@ from etl.store.local_folder import take_back
 from etl.store.metadata import ct_etl_attributes, group, parsed
 from etl.store.node_names import patient_key
 from etl.store.verify_labels import label_problems
+from etl.store.patient_labels import are_intact
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ def _check_upper(keys: Keys, inventory: Inventory) -> Iterator[tuple[str, str]]:
         is_known = f"{patient}/{found.get('default_series')}" in inventory.published
         if node != _group_of(found) or patient_key(str(found.get("patient_id"))) != patient or not is_known:
             yield patient, "its Patient ID or default series is not what was written"
+        elif not are_intact(found):
+            yield patient, "its labels are not what was written"
         elif not _is_best(keys, patient, str(found["default_series"]), inventory):
             yield patient, "another of its series suits better as the default"
 

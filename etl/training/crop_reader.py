@@ -80,6 +80,8 @@ class CropReader:
                 (len(numbers), len(self._labels), *self._shape), "uint16" if widest > 1 else "uint8"
             )
             self._read_labels(volumes, starts, whole["label"].numpy())
+        if self.table.targets.shape[1]:
+            whole["target"] = load_torch().from_numpy(self.table.targets[list(numbers)])
         whole |= self._places(volumes, starts)
         return Batch(({name: value[i] for name, value in whole.items()} for i in range(len(numbers))), whole)
 

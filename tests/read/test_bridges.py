@@ -160,7 +160,7 @@ def test_a_label_that_does_not_fit_is_refused(labeled):
     assert labeled.label_values("wide").max() == 400
     with pytest.raises(UsageError, match="no label 'liver'; it has organs, other-grid, wide"):
         labeled.to_sitk(labels=["liver"])
-    with pytest.raises(StoreError, match=r"other-grid is uint8 \(4, 6, 7\)"):
+    with pytest.raises(StoreError, match=r"other-grid' is uint8 \(4, 6, 7\)"):
         labeled.label_values("other-grid")
 
 
