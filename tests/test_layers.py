@@ -34,7 +34,9 @@ LAYERS = (
 # Where each library lives: packages, or single modules of one.
 HOMES = {
     # What `Volume.to_sitk` and its like give.
-    **{name: {"read.bridges"} for name in ("SimpleITK", "itk", "monai", "nibabel", "torchio", "xarray")},
+    **{name: {"read.bridges"} for name in ("SimpleITK", "itk", "monai", "torchio", "xarray")},
+    "nibabel": {"labels", "read.bridges"},
+    "nrrd": {"labels"},
     "PIL": {"report.montage"},
     "click": {"cli"},
     # `stored_volume` imports it where `Volume.dask` is called.
@@ -77,7 +79,7 @@ FACES = {
     "store": "durable encoding fingerprint finish keys label_encoding labels layout "
     "lock metadata node_names publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
-    "read": "patients stored_array table",
+    "read": "optional_library patients stored_array table",
     "scan": "deidentify distinctions inputs scan",
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",
