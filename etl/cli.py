@@ -12,85 +12,25 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any
 
 import click
 
 from etl import __version__
+from etl.command_group import Commands, output, status_of
 from etl.config import OPTIONS, build_config, flag_of, load_preset
-from etl.errors import EtlError, TerminatedError, UsageError
+from etl.errors import UsageError
 
-EXIT_BROKEN, EXIT_USAGE, EXIT_FAILED_SERIES = 1, 2, 3
+EXIT_FAILED_SERIES = 3
 INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-class _Commands(click.Group):
-    """Turns errors into one line and an exit status."""
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        _open_closed_streams()
-        try:
-            return super().main(*args, **{**kwargs, "standalone_mode": False})
-        except BrokenPipeError:
-            # `| head` has seen enough.
-            _silence(sys.stdout)
-            sys.exit(0)
-        except click.ClickException as error:
-            _stop(f"{error.format_message()} (see --help)", EXIT_USAGE)
-        except UsageError as error:
-            _stop(str(error), EXIT_USAGE)
-        except EtlError as error:
-            _stop(str(error), EXIT_BROKEN)
-        except (KeyboardInterrupt, click.Abort) as error:
-            _stop("interrupted", _status_of(error))
-        except OSError as error:
-            _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_BROKEN)
-
-
-def _stop(message: str, status: int) -> NoReturn:
-    with _output():
-        click.echo(f"ct-etl: {message}", err=True)
-    sys.exit(status)
-
-
-def _status_of(stopped: BaseException | None) -> int:
-    """Give the exit status of a process that a signal ended, as a shell would."""
-    number = stopped.signal_number if isinstance(stopped, TerminatedError) else signal.SIGINT
-    return 128 + number
-
-
-def _open_closed_streams() -> None:
-    """Write into nothing where stdout or stderr is closed; Python would print to the other one, or fail."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - until the process ends
-
-
-@contextmanager
-def _output() -> Iterator[None]:
-    """Print what a reader that has gone need not see; the status stays what it is."""
-    try:
-        yield
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (BrokenPipeError, OSError):
-        for stream in (sys.stdout, sys.stderr):
-            _silence(stream)
-
-
-def _silence(stream: TextIO) -> None:
-    """Lead a stream into nothing, so that the interpreter can flush it at its end."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ct-etl")
 def main() -> None:
     """Turn folders and zips of CT DICOM into one Zarr store keyed by patient ID."""
@@ -155,7 +95,7 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
         result = run_pipeline(sources, store, config)
     from etl.run.tables import print_labels, print_run
 
-    with _output():
+    with output():
         if config.json:
             labels = {"masks": [entry.to_json() for entry in result.labels]} if config.labels else {}
             _emit({**result.totals, "series": [entry.to_json() for entry in result.entries], **labels})
@@ -164,7 +104,7 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
             if result.labels:
                 print_labels(result.labels, Path(result.totals["run_dir"], "labels.jsonl"))
     if result.interrupted:
-        sys.exit(_status_of(result.stopped))
+        sys.exit(status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
 
 
@@ -188,6 +128,33 @@ def info(store: str, as_json: bool, as_csv: bool) -> None:
 
 @main.command()
 @click.argument("store")
+@click.argument("out")
+@click.option("--format", "form", type=click.Choice(["nifti", "nnunet", "nrrd"]), required=True)
+@click.option("--hu/--normalized", default=True, help="Hounsfield units, or values as stored.  [--hu]")
+@click.option("--labels", multiple=True, metavar="NAME", help="Label that is wanted too; may be given again.")
+@click.option("--patients", multiple=True, metavar="ID", help="Only this Patient ID; may be given again.")
+@click.option("--series", type=click.Choice(["default", "all"]), default="default", show_default=True)
+@click.option("--workers", metavar="N|auto", default="auto", help="Local processes; 0: this one.  [auto]")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@JSON_OPTION
+def export(store: str, out: str, workers: str, as_json: bool, **options: Any) -> None:
+    """Write the volumes of STORE as files into the folder OUT; what is there already stays."""
+    from etl.export.export import export as export_store
+
+    count = build_config(load_preset("head-ct"), {"workers": workers}).workers
+    result = export_store(os.path.expanduser(store), Path(out).expanduser(), workers=count, **options)
+    with output():
+        if as_json:
+            _emit(result.to_json())
+        else:
+            click.echo(f"{result.volumes} volumes: {result.files_written} files written, {result.files_kept} kept")
+            for node, problem in result.failed.items():
+                click.echo(f"{node} failed: {problem}")
+    sys.exit(EXIT_FAILED_SERIES if result.failed else 0)
+
+
+@main.command()
+@click.argument("store")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--key", metavar="COLUMN", help="Column of a table that names the patient, study or series.")
 @click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
@@ -207,7 +174,7 @@ def label(store: str, sources: tuple[str, ...], key: str | None, deidentify: str
     pseudonyms = Pseudonyms(read_key(os.path.expanduser(deidentify))) if deidentify else None
     for table in tables:
         joined = join_table(store, table, key, pseudonyms=pseudonyms)
-        with _output():
+        with output():
             _emit(joined.to_json()) if as_json else print_join(joined)
 
 
@@ -250,7 +217,7 @@ def verify(
             findings += [*(one for one in more if one.path or not labels), *of_labels]
         lines += [f"{finding.path}: {finding.problem}" for finding in findings]
         removed = check.repair(store, findings) if repair else []
-    with _output():
+    with output():
         click.echo("\n".join([*lines, *(f"removed {path}; the next run makes it again" for path in removed)]))
     sys.exit(EXIT_FAILED_SERIES if findings else 0)
 

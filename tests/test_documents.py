@@ -82,7 +82,17 @@ OTHER_OPTIONS = {
     *("--resources", "--worker-port", "--nanny-port", "--now"),  # dask worker, systemctl
     "--create",  # python -m tarfile
 }
-NOT_FILES = {"zarr.json", "report.html", "run.json", "ledger.jsonl", "tracebacks.txt", "my.toml", "thick.toml"}
+NOT_FILES = {
+    "zarr.json",
+    "report.html",
+    "run.json",
+    "ledger.jsonl",
+    "tracebacks.txt",
+    "my.toml",
+    "thick.toml",
+    "dataset.json",
+    "ct_etl_values.json",
+}
 """File names of stores, runs and examples, and not of the repository."""
 OTHER_NAMES = {
     *("json", "numpy", "numcodecs", "zarr", "pydicom.dcmread", "scipy.ndimage.zoom", "flock", "signal.alarm"),
@@ -216,7 +226,12 @@ def test_every_name_of_code_on_a_page_is_in_the_code(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_every_option_and_target_that_a_page_names_exists(name):
     added = re.findall(r"(?m)^\+def (\w+)", PAGES[name].text)
-    options = {form for command in main.commands.values() for option in command.params for form in option.opts}
+    options = {
+        form
+        for command in main.commands.values()
+        for option in command.params
+        for form in (*option.opts, *option.secondary_opts)
+    }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES[name].text)) <= options | OTHER_OPTIONS
     for text in (*in_backticks(PAGES[name].prose), *(c for f in PAGES[name].fences for c in commands(f))):
         first, *rest = text.split(maxsplit=2)

@@ -20,13 +20,13 @@ PACKAGE = Path(etl.__file__).parent
 LAYERS = (
     {"codes", "transfer_syntaxes", "digests", "option_rules", "header", "shards"},
     {"errors", "entry", "stack"},
-    {"config", "software"},
+    {"config", "software", "command_group"},
     {"volume", "dicom", "phantom"},
     {"store", "workers", "read"},
     {"scan", "report"},
     {"plan"},
     {"process"},
-    {"labels"},
+    {"labels", "export"},
     {"run", "training", "etl"},
     {"cli"},
     {"__main__"},
@@ -36,9 +36,9 @@ HOMES = {
     # What `Volume.to_sitk` and its like give.
     **{name: {"read.bridges"} for name in ("SimpleITK", "itk", "monai", "torchio", "xarray")},
     "nibabel": {"labels", "read.bridges"},
-    "nrrd": {"labels"},
+    "nrrd": {"export", "labels"},
     "PIL": {"report.montage"},
-    "click": {"cli"},
+    "click": {"cli", "command_group"},
     # `stored_volume` imports it where `Volume.dask` is called.
     "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume"},
     "distributed": {"workers.dask_pool", "workers.local_cluster"},
@@ -49,8 +49,9 @@ HOMES = {
     "isal": {"dicom"},
     "jinja2": {"report.page"},
     "numcodecs": {"store", "read.shard_reader"},
-    "nibabel": {"labels.read_voxels"},
-    "nrrd": {"labels.read_voxels"},
+    # `prediction` makes a DICOM SEG of the headers of the slices.
+    "highdicom": {"labels"},
+    "pandas": {"read.patients"},
     "pydicom": {"dicom", "scan", "phantom", "labels"},
     "rich": {"workers.progress", "run.tables"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.
@@ -75,9 +76,10 @@ FACES = {
     "dicom": "attributes containers fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
     "phantom": "cohort",
-    "labels": "find label_entry label_series names source_mask survey",
+    "export": "export",
+    "labels": "find label_entry label_series names prediction source_mask survey tables",
     "store": "durable encoding fingerprint finish keys label_encoding labels layout "
-    "lock metadata node_names publish root source_map verify",
+    "lock metadata node_names patient_labels publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
     "read": "optional_library patients stored_array table",
     "scan": "deidentify distinctions inputs scan",

@@ -19,6 +19,9 @@ TO_LPS = {
     "left-posterior-superior": (1, 1, 1),
     "right-anterior-superior": (-1, -1, 1),
     "left-anterior-superior": (1, -1, 1),
+    "lps": (1, 1, 1),
+    "ras": (-1, -1, 1),
+    "las": (1, -1, 1),
 }
 
 
@@ -86,7 +89,7 @@ def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
 def _read_nrrd(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     nrrd = optional_library("nrrd", wanted_for=path.name, install=INSTALL)
     values, header = nrrd.read(str(path))
-    space = header.get("space")
+    space = str(header.get("space", "")).lower()
     if space not in TO_LPS or "space directions" not in header or "space origin" not in header:
         raise UsageError(
             f"mask {str(path)!r}: space {space!r}; allowed is {', '.join(TO_LPS)}, with directions and origin"

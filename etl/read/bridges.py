@@ -93,19 +93,16 @@ class BridgedVolume(VolumeLabels):
         StoreError
             An array cannot be read.
         """
+        return self._images(lambda values, _: self.nifti_of(values), hu, labels)
+
+    def nifti_of(self, values: NDArray[Any]) -> Any:
+        """Give values on the volume's grid, (z, y, x), as a `nibabel.Nifti1Image`; see `to_nibabel`."""
         nib = optional_library("nibabel", wanted_for="Volume.to_nibabel", install="ct-etl[labels]")
-
-        def make(values: NDArray[Any], _is_label: bool) -> Any:
-            image = nib.Nifti1Image(values.T, self.affine_ras_xyz)
-            image.set_sform(self.affine_ras_xyz, code="scanner")
-            if self.is_rectangular:
-                image.set_qform(self.affine_ras_xyz, code="scanner")
-            else:
-                image.set_qform(None, code=0)
-            image.header.set_xyzt_units("mm")
-            return image
-
-        return self._images(make, hu, labels)
+        image = nib.Nifti1Image(values.T, self.affine_ras_xyz)
+        image.set_sform(self.affine_ras_xyz, code="scanner")
+        image.set_qform(self.affine_ras_xyz if self.is_rectangular else None, code=int(self.is_rectangular))
+        image.header.set_xyzt_units("mm")
+        return image
 
     def to_monai(self, *, hu: bool = True, labels: Sequence[str] = ()) -> Any:
         """Give a `monai.data.MetaTensor` as `monai.transforms.LoadImage` does: (1, x, y, z), affine to RAS mm.
