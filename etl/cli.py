@@ -155,31 +155,6 @@ def export(store: str, out: str, workers: str, as_json: bool, **options: Any) ->
 
 @main.command()
 @click.argument("store")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--key", metavar="COLUMN", help="Column of a table that names the patient, study or series.")
-@click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
-@JSON_OPTION
-def label(store: str, sources: tuple[str, ...], key: str | None, deidentify: str | None, as_json: bool) -> None:
-    """Join tables (.csv) to the patients, studies or series of STORE."""
-    from etl.labels.tables import join_table
-    from etl.run.tables import print_join
-    from etl.scan.deidentify import Pseudonyms, read_key
-
-    tables = [Path(source).expanduser() for source in sources]
-    for table in tables:
-        if table.suffix.lower() != ".csv":
-            raise UsageError(f"source {str(table)!r}: allowed is a table, whose name ends in .csv")
-    if key is None:
-        raise UsageError("a table needs --key: the column that names the patient, study or series of a row")
-    pseudonyms = Pseudonyms(read_key(os.path.expanduser(deidentify))) if deidentify else None
-    for table in tables:
-        joined = join_table(store, table, key, pseudonyms=pseudonyms)
-        with output():
-            _emit(joined.to_json()) if as_json else print_join(joined)
-
-
-@main.command()
-@click.argument("store")
 @click.argument("more_inputs", metavar="", nargs=-1)
 @click.option("--input", "inputs", multiple=True, metavar="INPUT...", help="Compare values with this DICOM.")
 @click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
@@ -245,6 +220,7 @@ def report(store: str, run_dir: str | None) -> None:
 @main.command()
 @click.argument("store")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--key", metavar="COLUMN", help="Join tables (.csv); this column names the patient or the UID.")
 @click.option("--map", "mapping", metavar="TABLE.csv", help="Which file belongs to which series, and its name.")
 @click.option("--name", help="Of the labels.  [seg, rtstruct or mask]")
 @click.option("--deidentify", metavar="KEYFILE", help="Key that a de-identified store was written with.")
@@ -253,9 +229,21 @@ def report(store: str, run_dir: str | None) -> None:
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @JSON_OPTION
 def label(
-    store: str, sources: tuple[str, ...], mapping: str | None, name: str | None, as_json: bool, **options: Any
+    store: str,
+    sources: tuple[str, ...],
+    key: str | None,
+    mapping: str | None,
+    name: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """Put the masks of SOURCE onto the volumes of STORE: DICOM SEG and RTSTRUCT, NIfTI, NRRD."""
+    """Put the masks of SOURCE onto the volumes of STORE: DICOM SEG and RTSTRUCT, NIfTI, NRRD; or join tables."""
+    tables = [source for source in sources if source.lower().endswith(".csv")]
+    if tables and key is None:
+        raise UsageError("a table needs --key: the column that names the patient, study or series of a row")
+    if key is not None:
+        _join_tables(store, sources, key, options["deidentify"], as_json=as_json)
+        return
     from etl.run.label import LabelOptions
     from etl.run.label import label as label_store
     from etl.run.tables import print_labels
@@ -263,13 +251,13 @@ def label(
     given = {option: value for option, value in options.items() if value not in (None, False)}
     config = build_config({"native": True}, given)
     result = label_store(store, sources, LabelOptions(mapping, name, config))
-    with _output():
+    with output():
         if as_json:
             _emit({**result.totals, "masks": [entry.to_json() for entry in result.entries]})
         else:
             print_labels(result.entries, Path(result.totals["run_dir"], "ledger.jsonl"))
     if result.stopped is not None:
-        sys.exit(_status_of(result.stopped))
+        sys.exit(status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
 
 
@@ -286,6 +274,24 @@ def phantom(folder: str, patients: int, seed: int) -> None:
         raise UsageError(f"{folder!r} exists and is not an empty folder")
     series = write_cohort(path, patients=patients, seed=seed)
     click.echo(f"{len(series)} series of {patients} patients in {folder}")
+
+
+def _join_tables(store: str, sources: tuple[str, ...], key: str, deidentify: str | None, *, as_json: bool) -> None:
+    from etl.labels.tables import join_table
+    from etl.run.tables import print_join
+    from etl.scan.deidentify import Pseudonyms, read_key
+
+    for source in sources:
+        if not source.lower().endswith(".csv"):
+            raise UsageError(f"source {source!r}: with --key, allowed is a table, whose name ends in .csv")
+    pseudonyms = Pseudonyms(read_key(os.path.expanduser(deidentify))) if deidentify else None
+    joined = [join_table(store, Path(source).expanduser(), key, pseudonyms=pseudonyms) for source in sources]
+    with output():
+        if as_json:
+            _emit({"tables": [one.to_json() for one in joined]})
+        else:
+            for one in joined:
+                print_join(one)
 
 
 def _emit(value: Any) -> None:

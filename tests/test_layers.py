@@ -86,7 +86,7 @@ FACES = {
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
-    "run": "label ledger rerun run run_dir tables verify_input",
+    "run": "label ledger rerun run run_dir tables verify_input verify_labels",
     "training": "",
 }
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}

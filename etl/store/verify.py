@@ -21,8 +21,8 @@ from etl.store.layout import ARRAYS, LABELS, METADATA, VOLUME, arrays_of, is_own
 from etl.store.local_folder import take_back
 from etl.store.metadata import ct_etl_attributes, group, parsed
 from etl.store.node_names import patient_key
-from etl.store.verify_labels import label_problems
 from etl.store.patient_labels import are_intact
+from etl.store.verify_labels import label_problems
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def test_a_deidentified_store_takes_numbers_by_its_key_and_no_text(tmp_path, in_
     assert "another key" in wrong.stderr
     done = in_process("label", store, table, "--key", "name", "--deidentify", key, "--json")
     assert done.status == 0, done.why
-    assert done.json["left_out"] == ["note"]
+    assert done.json["tables"][0]["left_out"] == ["note"]
     [patient] = open_store(store).values()
     assert patient.default.columns == {"ICH": 1}
     assert not [p for p in store.rglob("zarr.json") if b"Doe" in p.read_bytes()]
