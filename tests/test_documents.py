@@ -71,6 +71,7 @@ PLACES = {"/data/": "data/", "/shared/": "data/"}
 """Where the pages' absolute paths lie in the folder of a page."""
 ELSEWHERE = {
     "https://zarr.dev": "Zarr",
+    "https://headctstudy.qure.ai/dataset": "CQ500",
     "https://ngff.openmicroscopy.org": "OME-Zarr",
     "http://127.0.0.1:8787/status": "Dask's dashboard",
 }
@@ -100,6 +101,7 @@ OTHER_NAMES = {
     *("tmp_path", "image_position_patient"),
 }
 """Names of other libraries, and of tests."""
+NAMES_OF_TORCH = {"Conv3d", "ReLU", "Adam", "AdaptiveMaxPool3d", "Flatten", "Linear"}
 TOP_FOLDERS = "etl|tests|bench|docs|deploy|constraints|\\.ci|\\.github"
 
 
@@ -380,7 +382,7 @@ def test_every_code_block_says_its_language_so_that_it_can_be_checked(name):
         if needs_torch(fence):
             used = {word for word in re.findall(r"\w+", fence.text) if word.isidentifier() and len(word) > 2}
             ast.parse(fence.text)
-            assert {word for word in used if word[0].isupper()} <= words_of_the_code() | {"Conv3d", "ReLU", "Adam"}
+            assert {word for word in used if word[0].isupper()} <= words_of_the_code() | NAMES_OF_TORCH
 
 
 @pytest.mark.slow

@@ -103,6 +103,7 @@ def test_on_the_scanners_own_grid_every_pixel_comes_back(stored, tmp_path, stack
     assert done.pixels == {value: int((found == value).sum()) for value in (1, 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", STACKS)
 def test_from_another_grid_the_shape_comes_back(stored, tmp_path, stack):
     volume = stored("--spacing-mm", "1.5", **STACKS[stack])
@@ -215,3 +216,44 @@ def test_what_cannot_be_put_back_is_refused_and_nothing_is_written(stored, tmp_p
             tmp_path / "s.zarr", volume.node, np.zeros_like(mask), tmp_path / "p.dcm", dicom=tmp_path / "dicom"
         )
     assert not (tmp_path / "p.dcm").exists()
+
+
+FINE: dict[str, Any] = {"rows": 128, "noise_hu": 0.0}
+"""Pixels of 1.6 mm: what goes through slices of 4 mm pixels and back keeps a Dice of 0.94, whoever does it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", ["straight", "tilted", "oblique", "coronal"])
+def test_a_prediction_comes_back_to_the_scanners_own_grid_voxel_by_voxel(stored, tmp_path, in_process, stack):
+    volume = stored("--native", **STACKS[stack])
+    mask = on_grid(volume)
+    np.testing.assert_array_equal(there_and_back(volume, mask, tmp_path, in_process), mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "stack",
+    [
+        {"count": 60, "spacing_mm": 2.0},
+        {"count": 60, "spacing_mm": 2.0, "gantry_tilt_deg": 18.5},
+        {"gaps_mm": [2.0, 1.5, 2.5] * 20},
+        {"count": 60, "spacing_mm": 2.0, "orientation": OBLIQUE},
+    ],
+    ids=["straight", "tilted", "irregular", "oblique"],
+)
+def test_a_prediction_comes_back_to_another_grid_as_the_same_shape(tmp_path, in_process, stack):
+    small_series(tmp_path / "dicom", **FINE, **stack)
+    volume = run(in_process, tmp_path, "--spacing-mm", "2")
+    mask = on_grid(volume)
+    back = there_and_back(volume, mask, tmp_path, in_process)
+    for value in (1, 2):
+        assert dice(back == value, mask == value) >= 0.97
+
+
+def there_and_back(volume: Volume, mask: np.ndarray, folder: Path, in_process: Callable[..., Any]) -> np.ndarray:
+    """Write a mask as DICOM SEG and join that to the store."""
+    path = folder / "seg" / "p.dcm"
+    etl.write_prediction(folder / "s.zarr", volume.node, mask, path, dicom=folder / "dicom")
+    done = in_process("label", folder / "s.zarr", path.parent, "--name", "back", "--workers", "0", "-q")
+    assert done.status == 0, done.why
+    return open_store(folder / "s.zarr")[volume.patient_id].default.label_values("back")
