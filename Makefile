@@ -12,6 +12,7 @@ TORCH_INDEX ?=
 override VENV := $(patsubst %/,%,$(VENV))
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+ECOSYSTEM := .venv-ecosystem
 CODE := etl tests $(wildcard bench docs/hooks.py)
 
 export INPUT STORE PRESET SCHEDULER DEMO
@@ -30,7 +31,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test test-slow extras docs lint bench bench-peers clean constraints FORCE
+.PHONY: help venv etl test test-slow test-ecosystem extras docs lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -42,6 +43,7 @@ help:
 	@echo '                   a path with spaces among several is quoted twice: INPUT="'\''/data/my scans'\'' /data/b"'
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
 	@echo 'make test-slow     real clusters, kills and whole cohorts'
+	@echo 'make test-ecosystem  the tools that read a store and its files: MONAI, TorchIO, ITK, nnU-Net, dcmqi (gigabytes)'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
 	@echo 'make docs          build the site of the documents into site/'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
@@ -122,7 +124,7 @@ etl: $(VENV)/.ready-run
 	exit $$status
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow and not ecosystem' $(PYTEST_ARGS)
 
 # Real clusters, kills, whole cohorts: what would make the suite above too slow to run often.
 test-slow: $(VENV)/.ready-test
@@ -141,6 +143,16 @@ docs: $(VENV)/.ready-test
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/docs.txt
 	NO_MKDOCS_2_WARNING=1 '$(BIN)/python' -m mkdocs build --strict --quiet --site-dir site
 	@echo 'site/index.html'
+
+# In an environment of its own: what these tools pin is not this project's. PyTorch first, so that the tools find it;
+# nnU-Net without what only its training asks for, since torchvision and timm are no part of its check.
+test-ecosystem: $(VENV)/.ready-test
+	"$(PYTHON)" -m venv '$(ECOSYSTEM)'
+	@set -e; if [ -n '$(TORCH_INDEX)' ]; then set -- --extra-index-url '$(TORCH_INDEX)'; else set --; fi; \
+	'$(ECOSYSTEM)/bin/python' -m pip install --quiet --disable-pip-version-check "$$@" -r constraints/extras.txt; \
+	'$(ECOSYSTEM)/bin/python' -m pip install --quiet --disable-pip-version-check -e '.[test]'; \
+	'$(ECOSYSTEM)/bin/python' -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/ecosystem.txt
+	'$(ECOSYSTEM)/bin/python' -m pytest -m ecosystem tests/ecosystem $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff format --check $(CODE)
@@ -164,6 +176,7 @@ clean:
 		*) if [ -e '$(VENV)/pyvenv.cfg' ] || [ -e '$(INCOMPLETE)' ]; then rm -rf '$(VENV)'; fi; rm -rf '$(VENV).old' ;; \
 	esac
 	@if [ -e '$(PEERS)/pyvenv.cfg' ]; then rm -rf '$(PEERS)'; fi
+	@if [ -e '$(ECOSYSTEM)/pyvenv.cfg' ]; then rm -rf '$(ECOSYSTEM)'; fi
 	rm -rf .readers site demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
 	@if [ -d demo ] && [ ! -L demo ]; then rmdir demo 2>/dev/null || echo 'demo/ holds more than the demo; the rest is left alone' >&2; fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -1,7 +1,7 @@
 """Parallel batch ETL from CT DICOM to one Zarr store keyed by patient ID.
 
-`open_store` reads a store; the command line ``ct-etl`` writes one. Importing this package loads neither
-Dask, pydicom, zarr nor torch.
+`open_store` reads a store, `write_prediction` puts a mask back onto its DICOM slices; the command line ``ct-etl``
+writes a store. Importing this package loads neither Dask, pydicom, zarr nor torch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from etl.errors import EtlError, SeriesError, StoreConflictError, StoreError, UsageError
 
 if TYPE_CHECKING:
+    from etl.labels.prediction import write_prediction
     from etl.read.patients import Patient, Store, Volume, open_store
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "Volume",
     "__version__",
     "open_store",
+    "write_prediction",
 ]
 
 
@@ -34,4 +36,8 @@ def __getattr__(name: str) -> Any:
         from etl.read import patients  # noqa: PLC0415 - zarr is loaded on first use only
 
         return getattr(patients, name)
+    if name == "write_prediction":
+        from etl.labels.prediction import write_prediction  # noqa: PLC0415 - pydicom is loaded on first use only
+
+        return write_prediction
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,8 @@ Heavy libraries are imported inside the commands, so that ``--help`` is quick.
 from __future__ import annotations
 
 import io
-import json
 import os
 import platform
-import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -23,18 +21,28 @@ from typing import Any, NoReturn
 import click
 
 from etl import __version__
-from etl.commands.output import EXIT_BROKEN, EXIT_FAILED_SERIES, EXIT_USAGE, printing, silence
+from etl.commands.output import (
+    EXIT_BROKEN,
+    EXIT_FAILED_SERIES,
+    EXIT_USAGE,
+    JSON_OPTION,
+    print_json,
+    printing,
+    silence,
+    status_of,
+)
 from etl.config import OPTIONS, build_config, flag_of, load_preset
-from etl.errors import EtlError, TerminatedError, UsageError
+from etl.errors import EtlError, UsageError
 from etl.option_rules import did_you_mean
 
 INPUTS = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 ALL_OPTION = click.option("--all", "show_all", is_flag=True, help="List every series.")
 
 
 # What stands beside the main way is loaded when it is called, or listed.
 FURTHER_COMMANDS = {
+    "export": "etl.commands.export",
+    "label": "etl.commands.label",
     "verify": "etl.commands.verify",
     "explain": "etl.commands.explain",
     "doctor": "etl.commands.doctor",
@@ -79,7 +87,7 @@ class _Commands(click.Group):
         except EtlError as error:
             _stop(str(error), EXIT_BROKEN)
         except (KeyboardInterrupt, click.Abort) as error:
-            _stop("interrupted", _status_of(error))
+            _stop("interrupted", status_of(error))
         except OSError as error:
             _stop(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_BROKEN)
 
@@ -88,12 +96,6 @@ def _stop(message: str, status: int) -> NoReturn:
     with printing():
         click.echo(f"ct-etl: {message}", err=True)
     sys.exit(status)
-
-
-def _status_of(stopped: BaseException | None) -> int:
-    """Give the exit status of a process that a signal ended, as a shell would."""
-    number = stopped.signal_number if isinstance(stopped, TerminatedError) else signal.SIGINT
-    return 128 + number
 
 
 def _open_closed_streams() -> None:
@@ -147,7 +149,7 @@ def scan(inputs: tuple[str, ...], as_json: bool, show_all: bool) -> None:
     with open_pool(config.workers, None) as pool:
         found = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=as_json)
     summary = scan_summary(found, make_plan(found, config))
-    _emit(summary) if as_json else print_scan(summary, show_all=show_all)
+    print_json(summary) if as_json else print_scan(summary, show_all=show_all)
 
 
 def _config_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -155,9 +157,9 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
     # click lists them in the reverse order of their decorators.
     for name, option in reversed(OPTIONS.items()):
         forms = [flag_of(name), *([f"-{option.short}"] if option.short else [])]
-        kind: dict[str, Any] = (
-            {"metavar": option.metavar} if option.metavar else {"is_flag": True, "default": None}
-        )
+        kind: dict[str, Any] = {"is_flag": True, "default": None}
+        if option.metavar:
+            kind = {"metavar": option.metavar, "multiple": option.is_repeated}
         command = click.option(*forms, help=option.help, **kind)(command)
     return command
 
@@ -168,7 +170,7 @@ def _config_options(command: Callable[..., None]) -> Callable[..., None]:
 @_config_options
 def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
     """Bring every CT volume of INPUT into STORE."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     config = build_config(load_preset(preset), given)
     if len(inputs) < 2:
         raise UsageError("run needs at least one INPUT and the STORE")
@@ -176,20 +178,24 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
     from etl.run.rerun import run_again
 
     *sources, store = inputs
-    result = run_again(sources, store, config)
+    # Masks that changed are seen by looking at them.
+    result = None if config.labels else run_again(sources, store, config)
     if result is None:
         from etl.run.run import run as run_pipeline
 
         result = run_pipeline(sources, store, config)
-    from etl.run.terminal import print_run
+    from etl.run.terminal import print_labels, print_run
 
     with printing():
         if config.json:
-            _emit({**result.totals, "series": [entry.to_json() for entry in result.entries]})
+            labels = {"masks": [entry.to_json() for entry in result.labels]} if config.labels else {}
+            print_json({**result.totals, "series": [entry.to_json() for entry in result.entries], **labels})
         else:
             print_run(result.entries, result.totals, dry_run=config.dry_run, show_all=config.all)
+            if result.labels:
+                print_labels(result.labels, Path(result.totals["run_dir"], "labels.jsonl"))
     if result.interrupted:
-        sys.exit(_status_of(result.stopped))
+        sys.exit(status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)
 
 
@@ -197,14 +203,20 @@ def run(inputs: tuple[str, ...], preset: str, **options: Any) -> None:
 @click.argument("store")
 @JSON_OPTION
 @ALL_OPTION
-def info(store: str, as_json: bool, show_all: bool) -> None:
+@click.option("--csv", "as_csv", is_flag=True, help="Print a table of all volumes, with their labels.")
+def info(store: str, as_json: bool, show_all: bool, as_csv: bool) -> None:
     """Show what is in STORE."""
     from etl.read.patients import open_store
-    from etl.run.summaries import store_summary
+    from etl.run.summaries import csv_of, store_summary
     from etl.run.terminal import print_info
 
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other")
+    if as_csv:
+        click.echo(csv_of(open_store(os.path.expanduser(store))), nl=False)
+        return
     summary = store_summary(open_store(os.path.expanduser(store)))
-    _emit(summary) if as_json else print_info(summary, show_all=show_all)
+    print_json(summary) if as_json else print_info(summary, show_all=show_all)
 
 
 @main.command()
@@ -231,7 +243,8 @@ def report(store: str, run_dir: str | None) -> None:
 @click.argument("folder", metavar="DIR")
 @click.option("--patients", type=click.IntRange(1, 10_000), default=3, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-def phantom(folder: str, patients: int, seed: int) -> None:
+@click.option("--labels", is_flag=True, help="Also SEG, RTSTRUCT, NIfTI and reads.csv, into DIR/labels.")
+def phantom(folder: str, patients: int, seed: int, labels: bool) -> None:
     """Write a synthetic cohort as real DICOM into DIR."""
     from etl.phantom.cohort import write_cohort
 
@@ -240,8 +253,7 @@ def phantom(folder: str, patients: int, seed: int) -> None:
         raise UsageError(f"{folder!r} exists and is not an empty folder")
     series = write_cohort(path, patients=patients, seed=seed)
     click.echo(f"{len(series)} series of {patients} patients in {folder}")
+    if labels:
+        from etl.phantom.labels import write_labels
 
-
-def _emit(value: Any) -> None:
-    """Print one JSON object."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+        click.echo(f"{len(write_labels(path / 'labels', series)) - 1} masks and reads.csv in {path / 'labels'}")

@@ -142,7 +142,31 @@ class ExclusionCode(_Code):
     NO_PIXELS = "no-pixels", "The files hold no image."
 
 
-_WORDS = {str(code): code.words for codes in (WarningCode, FailureCode, ExclusionCode) for code in codes}
+class LabelCode(_Code):
+    """Why a mask did not become a label, or what is unusual about one that did."""
+
+    NO_SUCH_SERIES = "no-such-series", "The store has no volume of the series that the mask was drawn on."
+    AMBIGUOUS_SERIES = (
+        "ambiguous-series",
+        "The file's name stands for several volumes. Name it after one series, or give a mapping table.",
+    )
+    OUTSIDE_VOLUME = "outside-volume", "Nothing of the mask lies in the volume."
+    OTHER_FRAME_OF_REFERENCE = (
+        "other-frame-of-reference",
+        "The mask's coordinates are of another Frame of Reference than the series that it names.",
+    )
+    UNREADABLE_MASK = "unreadable-mask", "The file could not be read as a mask, or its geometry cannot be used."
+    OUT_OF_PLANE = "out-of-plane", "The points of a contour do not lie in one plane, or not in parallel ones."
+    LABEL_VOLUME_CHANGED = (
+        "label-volume-changed",
+        "A structure lost more than 5 % of its volume on the grid: it is thin, or a part of it lies outside.",
+    )
+    CONTOURS_IGNORED = "contours-ignored", "Points or open lines, which enclose no volume, were left out."
+
+
+_WORDS = {
+    str(code): code.words for codes in (WarningCode, FailureCode, ExclusionCode, LabelCode) for code in codes
+}
 
 
 def words_of(code: str) -> str:

@@ -37,6 +37,8 @@ class Option:
         It decides the bytes of a volume.
     in_result : bool
         It decides what a run finds or writes; the others only say how and where it works.
+    is_repeated : bool
+        It may be given several times.
     """
 
     rule: rules.Rule
@@ -45,6 +47,7 @@ class Option:
     short: str | None = None
     in_recipe: bool = False
     in_result: bool = True
+    is_repeated: bool = False
 
 
 def _option(default: Any, rule: rules.Rule, text: str, metavar: str | None = None, **more: Any) -> Any:
@@ -101,6 +104,9 @@ class Config:
     max_file_mb: int = _option(4096, rules.SIZE_MB, "Largest file to read, inflated.  [4096]", "MB")
     max_volume_mb: int = _option(4096, rules.SIZE_MB, "Largest volume to write, in memory.  [4096]", "MB")
     time_limit_s: float = _option(900.0, rules.TIME_S, "Longest time for one series.  [900]", "S")
+    labels: tuple[str, ...] = _option(
+        (), rules.PATHS, "Then put these masks onto the volumes, as ct-etl label does.", "SOURCE", is_repeated=True
+    )
     workers: int | Literal["auto"] = _option(
         "auto", rules.WORKERS, "Worker processes; 0: in this process.  [auto]", "auto|N|0", in_result=False
     )

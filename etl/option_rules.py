@@ -156,6 +156,10 @@ def _path(value: Any) -> str:
     return os.path.expanduser(_text(value))
 
 
+def _paths(value: Any) -> tuple[str, ...]:
+    return tuple(_path(one) for one in ([value] if isinstance(value, str) else value))
+
+
 def _address(value: Any) -> str:
     if not re.fullmatch(r"(tcp|tls|ws|wss)://[^/\s]+:\d{1,5}", _text(value)):
         raise ValueError(value)
@@ -179,4 +183,5 @@ SERIES = _choice("all", "default")
 WORKERS = Rule(_workers, "'auto' or 0 to 1024", ("auto",))
 ADDRESS = Rule(_address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786")
 PATH = Rule(_path, "a path")
+PATHS = Rule(_paths, "paths")
 KEY_FILE = Rule(_path, "the path of a key file")

@@ -33,6 +33,7 @@ WRONG = {
     "series": ["", "first", "ALL", 1, []],
     "workers": ["-1", "many", "1.5", "1025", True, None],
     "scheduler": ["", 8786, None, True],
+    "labels": ["", 3, [""]],
     "overwrite": ["yes", 1],
     "replace": ["yes", 1],
     "dry_run": ["no", 0],
@@ -251,7 +252,7 @@ OTHER_RECIPE = {
 SAME_RECIPE = {
     "slice_count": "9", "min_slices": "9", "series": "default", "workers": "0", "scheduler": "tcp://127.0.0.1:1",
     "deidentify": "key", "overwrite": True, "replace": True, "dry_run": True, "run_dir": "x", "json": True,
-    "quiet": True, "all": True,
+    "quiet": True, "all": True, "labels": "x",
     "deidentify_map": "x", "max_file_mb": "1", "max_volume_mb": "1", "time_limit_s": "1",
 }  # fmt: skip
 

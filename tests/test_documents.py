@@ -32,7 +32,7 @@ from pages import ROOT, Fence, Page, apply_diff, in_backticks, pages
 from test_layers import LAYERS
 
 from etl.cli import main
-from etl.codes import ExclusionCode, FailureCode, WarningCode
+from etl.codes import ExclusionCode, FailureCode, LabelCode, WarningCode
 from etl.config import build_config, load_preset
 from etl.phantom.cohort import write_cohort
 from etl.transfer_syntaxes import TRANSFER_SYNTAXES
@@ -72,6 +72,7 @@ PLACES = {"/data/": "data/", "/shared/": "data/"}
 """Where the pages' absolute paths lie in the folder of a page."""
 ELSEWHERE = {
     "https://zarr.dev": "Zarr",
+    "https://headctstudy.qure.ai/dataset": "CQ500",
     "https://ngff.openmicroscopy.org": "OME-Zarr",
     "http://127.0.0.1:8787/status": "Dask's dashboard",
 }
@@ -84,7 +85,20 @@ OTHER_OPTIONS = {
     *("--resources", "--worker-port", "--nanny-port", "--now"),  # dask worker, systemctl
     "--create",  # python -m tarfile
 }
-NOT_FILES = {"zarr.json", "report.html", "run.json", "ledger.jsonl", "tracebacks.txt", "my.toml", "thick.toml"}
+NOT_FILES = {
+    "zarr.json",
+    "labels.jsonl",
+    "reads.csv",
+    "TABLE.csv",
+    "report.html",
+    "run.json",
+    "ledger.jsonl",
+    "tracebacks.txt",
+    "my.toml",
+    "thick.toml",
+    "dataset.json",
+    "ct_etl_values.json",
+}
 """File names of stores, runs and examples, and not of the repository."""
 OTHER_NAMES = {
     *("json", "numpy", "numcodecs", "zarr", "pydicom.dcmread", "scipy.ndimage.zoom", "flock", "signal.alarm"),
@@ -92,6 +106,7 @@ OTHER_NAMES = {
     *("tmp_path", "image_position_patient"),
 }
 """Names of other libraries, and of tests."""
+NAMES_OF_TORCH = {"Conv3d", "ReLU", "Adam", "AdaptiveMaxPool3d", "DataLoader", "Flatten", "Linear", "Sequential"}
 TOP_FOLDERS = "etl|tests|bench|docs|deploy|constraints|\\.ci|\\.github"
 
 
@@ -218,7 +233,12 @@ def test_every_name_of_code_on_a_page_is_in_the_code(name):
 @pytest.mark.parametrize("name", PAGES)
 def test_every_option_and_target_that_a_page_names_exists(name):
     added = re.findall(r'(?m)^\+    "(\w+)": "etl\.commands\.', PAGES[name].text)
-    options = {form for command in COMMANDS.values() for option in command.params for form in option.opts}
+    options = {
+        form
+        for command in COMMANDS.values()
+        for option in command.params
+        for form in (*option.opts, *option.secondary_opts)
+    }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES[name].text)) <= options | OTHER_OPTIONS
     for text in (*in_backticks(PAGES[name].prose), *(c for f in PAGES[name].fences for c in commands(f))):
         first, *rest = text.split(maxsplit=2)
@@ -238,6 +258,10 @@ def test_every_option_and_target_that_a_page_names_exists(name):
 )
 def test_the_tables_of_codes_are_those_of_the_code(heading, codes):
     assert PAGES["docs/dicom.md"].table(heading) == [[f"`{code}`", code.words] for code in codes]
+
+
+def test_the_table_of_codes_of_labels_is_that_of_the_code():
+    assert PAGES["docs/labels.md"].table("Codes") == [[f"`{code}`", code.words] for code in LabelCode]
 
 
 def test_the_table_of_transfer_syntaxes_is_that_of_the_code():
@@ -367,7 +391,7 @@ def test_every_code_block_says_its_language_so_that_it_can_be_checked(name):
         if needs_torch(fence):
             used = {word for word in re.findall(r"\w+", fence.text) if word.isidentifier() and len(word) > 2}
             ast.parse(fence.text)
-            assert {word for word in used if word[0].isupper()} <= words_of_the_code() | {"Conv3d", "ReLU", "Adam"}
+            assert {word for word in used if word[0].isupper()} <= words_of_the_code() | NAMES_OF_TORCH
 
 
 @pytest.mark.slow

@@ -135,5 +135,5 @@ def test_a_shell_completes_commands_and_options() -> None:
         )
         return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
-    assert completed("ct-etl ex") == ["explain"]
+    assert completed("ct-etl expl") == ["explain"]
     assert "--spacing-mm" in completed("ct-etl run --sp")

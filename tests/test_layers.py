@@ -26,6 +26,7 @@ LAYERS = (
     {"scan", "report"},
     {"plan"},
     {"process"},
+    {"labels", "export"},
     {"run", "training", "etl"},
     {"commands"},
     {"cli"},
@@ -33,6 +34,10 @@ LAYERS = (
 )
 # Where each library lives: packages, or single modules of one.
 HOMES = {
+    # What `Volume.to_sitk` and its like give.
+    **{name: {"read.bridges"} for name in ("SimpleITK", "itk", "monai", "torchio", "xarray")},
+    "nibabel": {"labels", "read.bridges"},
+    "nrrd": {"export", "labels"},
     "PIL": {"report.montage"},
     "click": {"cli", "commands"},
     # `stored_volume` imports it where `Volume.dask` is called.
@@ -45,31 +50,37 @@ HOMES = {
     "isal": {"dicom"},
     "jinja2": {"report.page"},
     "numcodecs": {"store", "read.shard_reader"},
-    "pydicom": {"dicom", "scan", "phantom"},
+    # `prediction` makes a DICOM SEG of the headers of the slices.
+    "highdicom": {"labels"},
+    "pandas": {"read.patients"},
+    "pydicom": {"dicom", "scan", "phantom", "labels"},
     "rich": {"workers.progress"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.
-    "scipy": {"volume.padding", "volume.validity"},
+    "scipy": {"volume.padding", "volume.place_segment", "volume.plane_masks", "volume.validity"},
     # Dask's web server.
     "tornado": {"workers.local_cluster"},
-    "torch": {"training"},
+    "torch": {"read.bridges", "training"},
     "zarr": {"store", "read"},
 }
 # The public face of each package: the modules that other parts of the house may import.
 FACES = {
     "shards": "layout",
-    "volume": "body convert geometry grid hounsfield normalize padding patient_space quality slice_weights spline",
+    "volume": "body contours convert geometry grid hounsfield normalize padding patient_space place_segment "
+    "plane_masks quality slice_weights spline",
     "dicom": "attributes containers decoder_check fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
-    "phantom": "cohort",
-    "store": "durable encoding fingerprint finish keys layout "
-    "lock metadata node_names publish root source_map verify",
+    "phantom": "cohort labels",
+    "export": "export",
+    "labels": "find label_entry label_series names prediction source_mask survey tables",
+    "store": "durable encoding fingerprint finish keys label_encoding labels layout "
+    "lock metadata node_names patient_labels publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
-    "read": "catalog patients stored_array",
+    "read": "optional_library patients stored_array table",
     "scan": "deidentify distinctions inputs scan",
     "report": "explain montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
-    "run": "doctor ledger rerun run run_dir summaries terminal verify_input",
+    "run": "doctor label ledger rerun run run_dir summaries terminal verify_input verify_labels",
     "training": "",
     "commands": "output",
 }
@@ -118,7 +129,7 @@ def imported_names(module: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in {"import_module", "__import__"}:
+            if called in {"import_module", "__import__", "optional_library"}:
                 yield str(node.args[0].value)
 
 

@@ -23,6 +23,7 @@ def command(
 ) -> None:
     """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
     from etl.run.verify_input import verify_against_input
+    from etl.run.verify_labels import verify_labels_against
     from etl.scan.deidentify import Pseudonyms, read_key
     from etl.scan.inputs import scan_inputs
     from etl.scan.scan import Limits
@@ -47,8 +48,10 @@ def command(
             with open_pool(0, None) as pool:
                 scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
             compared, more = verify_against_input(store, scan, pseudonyms)
-            lines.append(f"{compared} volumes compared with the input")
-            findings += more
+            labels, of_labels = verify_labels_against(store, inputs, pseudonyms)
+            lines += [f"{compared} volumes compared with the input", f"{labels} labels compared with the input"]
+            # Masks alone need no volume beside them.
+            findings += [*(one for one in more if one.path or not labels), *of_labels]
         lines += [f"{finding.path}: {finding.problem}" for finding in findings]
         removed = check.repair(store, findings) if repair else []
     with printing():

@@ -32,7 +32,7 @@ from etl.plan.left_out import series_left_out
 from etl.plan.owners import owner_warnings, refuse_torn_series
 from etl.plan.selection import exclusion_of, too_few
 from etl.plan.series_keys import keys_of
-from etl.plan.split_stacks import check_origin, separate
+from etl.plan.split_stacks import check_origin, frame_of_reference, separate
 from etl.plan.task import SeriesTask
 from etl.scan.scan import ScanResult
 from etl.stack import Stack
@@ -222,4 +222,5 @@ def _task(stack: Stack, entry: Entry, config: Config, config_digest: str) -> Ser
         source_digest=stack_digest(stack),
         config_digest=config_digest,
         memory_bytes=estimated_memory_bytes(stack, grid.count),
+        frame_of_reference_uid=frame_of_reference(stack),
     )

@@ -26,6 +26,13 @@ _STUDY, _DATE, _NUMBER = _ROW["StudyInstanceUID"], _ROW["StudyDate"], _ROW["Seri
 _SPACE = _ROW["FrameOfReferenceUID"]
 
 
+def frame_of_reference(stack: Stack) -> str:
+    """Give Frame of Reference UID (0020,0052) of a stack that `separate` gave, whose slices have it in common."""
+    if not stack.mark_values:
+        return ""
+    return stack.mark_values[_SPACE][int(stack.slices.marks[0, _SPACE])]
+
+
 def separate(stacks: Sequence[Stack]) -> list[Stack]:
     """Drop copies, tell scans apart, and give the stacks of each series their numbers.
 

@@ -27,6 +27,8 @@ class SeriesTask:
         How well the series suits as its patient's default, see `etl.plan.default_series`.
     picture : str, optional
         File for the report's picture.
+    frame_of_reference_uid : str
+        (0020,0052), which the slices have in common; empty where they have none.
     """
 
     stack: Stack
@@ -37,6 +39,7 @@ class SeriesTask:
     memory_bytes: int
     points: int = 0
     picture: str | None = None
+    frame_of_reference_uid: str = ""
 
     @property
     def bytes_in(self) -> int:

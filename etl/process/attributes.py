@@ -24,6 +24,7 @@ def series_attributes(
             "patient_id": key.patient_id,
             "study_instance_uid": key.study_instance_uid,
             "series_instance_uid": key.series_instance_uid,
+            "frame_of_reference_uid": task.frame_of_reference_uid,
             "stack": task.stack.number,
             "geometry": converted.geometry.to_attributes(),
             "normalization": converted.normalization.to_attributes(),

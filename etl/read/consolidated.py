@@ -16,6 +16,8 @@ Groups = dict[str, tuple[Mapping[str, Any], dict[str, bytes]]]
 
 _BEGIN = b'"consolidated_metadata":{"kind":"inline","must_understand":false,"metadata":{'
 _EVERY_SERIES_HAS = b'/hu_histogram":{'
+# As this package and as zarr-python write one.
+_BEGINS_OF_GROUPS = (b'{"zarr_format":3,"node_type":"group"', b'{"attributes":{')
 _WINDOW_BYTES = 2048
 
 
@@ -95,11 +97,16 @@ def _find_groups(content: bytes | mmap, start: int) -> Groups:
 
 def _patient(content: bytes | mmap, key: bytes, low: int, high: int) -> Mapping[str, Any]:
     """Parse the attributes of a patient, whose node stands somewhere before its series."""
-    opening = b'"' + key + b'":{"'
-    at = content.rfind(opening, low, high)
-    if at < 0:
-        return {}
-    at += len(opening) - 2
+    opening = b'"' + key + b'":'
+    end = high
+    while True:
+        at = content.rfind(opening, low, end)
+        if at < 0:
+            return {}
+        end, at = at, at + len(opening)
+        # What tables say of a patient may have a part of the same name.
+        if content[at : at + max(map(len, _BEGINS_OF_GROUPS))].startswith(_BEGINS_OF_GROUPS):
+            break
     size = _WINDOW_BYTES
     while True:
         text = content[at : min(at + size, high)].decode("utf-8", "replace")

@@ -15,8 +15,10 @@ from typing import Any
 from etl.errors import StoreError
 from etl.read.catalog import read_catalog
 from etl.read.consolidated import Groups
+from etl.read.optional_library import optional_library
 from etl.read.source_slices import SourceSlice
 from etl.read.stored_volume import Volume
+from etl.read.table import table_of
 
 __all__ = ["Patient", "SourceSlice", "Store", "Volume", "open_store"]
 
@@ -25,13 +27,20 @@ class Patient(Mapping[str, Volume]):
     """The volumes of one patient, by series key."""
 
     def __init__(
-        self, store_path: str, key: str, patient_id: str, default_key: str, series: Mapping[str, bytes]
+        self,
+        store_path: str,
+        key: str,
+        patient_id: str,
+        default_key: str,
+        series: Mapping[str, bytes],
+        about: Mapping[str, Any],
     ) -> None:
         self.patient_id = patient_id
         self.key = key
         self.default_key = default_key
         self._volumes = {
-            name: Volume(store_path, f"{key}/{name}", patient_id, text) for name, text in sorted(series.items())
+            name: Volume(store_path, f"{key}/{name}", patient_id, text, about)
+            for name, text in sorted(series.items())
         }
 
     def __getitem__(self, series_key: str) -> Volume:
@@ -83,7 +92,8 @@ class Store(Mapping[str, Patient]):
 
     def __getitem__(self, patient_id: str) -> Patient:
         key = self._keys[patient_id]
-        return Patient(self.path, key, *self._about(key), self._groups[key][1])
+        about, series = self._groups[key]
+        return Patient(self.path, key, *self._about(key), series, about)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
@@ -110,6 +120,29 @@ class Store(Mapping[str, Patient]):
     def __repr__(self) -> str:
         volumes = sum(len(series) for _, series in self._groups.values())
         return f"<Store {self.path!r}: {len(self)} patients, {volumes} volumes>"
+
+    def rows(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Give what `table` gives without pandas: the names of columns, and a dictionary a volume."""
+        return table_of(
+            (volume, key == patient.default_key) for patient in self.values() for key, volume in patient.items()
+        )
+
+    def table(self) -> Any:
+        """Give every volume as a row: what the store says of it, its DICOM attributes, and joined tables.
+
+        Returns
+        -------
+        pandas.DataFrame
+            By patient ID and series key; `table_of` names the columns.
+
+        Raises
+        ------
+        UsageError
+            pandas is not installed.
+        """
+        pandas = optional_library("pandas", wanted_for="Store.table", install="ct-etl[table]")
+        names, rows = self.rows()
+        return pandas.DataFrame(rows, columns=names)
 
     @property
     def config(self) -> dict[str, Any]:

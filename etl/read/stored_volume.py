@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from etl.read.bridges import BridgedVolume
 from etl.read.selection import Indices, Selection, ranges_of
 from etl.read.source_slices import SourceSlice, nearest_index, nearest_position, plane_weights
 from etl.read.stored_array import read_values
-from etl.read.volume_arrays import VolumeArrays
 
 if TYPE_CHECKING:
     import dask.array
@@ -22,7 +22,7 @@ DASK_CHUNK_SIDE = 128
 """Stored chunks are small, for crops; a task of Dask is worth some megabytes."""
 
 
-class Volume(VolumeArrays):
+class Volume(BridgedVolume):
     """One stored volume: a lazy ``(z, y, x)`` float32 array with its geometry.
 
     Indexing reads the normalized values of the blocks it touches and nothing else; `to_hu` gives Hounsfield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,15 @@ from etl.read.volume_metadata import VolumeMetadata
 class VolumeArrays(VolumeMetadata):
     """The arrays below one series' group; see `VolumeMetadata` for the parameters."""
 
-    def __init__(self, store_path: str, node: str, patient_id: str, text: bytes | None = None) -> None:
-        super().__init__(store_path, node, patient_id, text)
+    def __init__(
+        self,
+        store_path: str,
+        node: str,
+        patient_id: str,
+        text: bytes | None = None,
+        patient: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(store_path, node, patient_id, text, patient)
         self._opened: dict[str, tuple[int, StoredArray]] = {}
 
     def read_into(self, wanted: Indices, out: NDArray[Any]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from etl.errors import StoreError
 from etl.read.catalog import read_node
+from etl.read.joined import joined_columns
 from etl.volume.normalize import Normalization
 from etl.volume.patient_space import Geometry
 
@@ -32,13 +33,23 @@ class VolumeMetadata:
         Patient ID (0010,0020).
     text : bytes, optional
         The group's ``zarr.json``; read from the store where not given.
+    patient : mapping, optional
+        The patient's attribute ``ct_etl``; read from the store where not given.
     """
 
-    def __init__(self, store_path: str, node: str, patient_id: str, text: bytes | None = None) -> None:
+    def __init__(
+        self,
+        store_path: str,
+        node: str,
+        patient_id: str,
+        text: bytes | None = None,
+        patient: Mapping[str, Any] | None = None,
+    ) -> None:
         self.store_path = store_path
         self.node = node
         self.patient_id = patient_id
         self._text = text
+        self._patient = patient
 
     @property
     def key(self) -> str:
@@ -74,6 +85,14 @@ class VolumeMetadata:
     def dicom(self) -> dict[str, Any]:
         """Technical DICOM attributes by keyword."""
         return deepcopy(dict(self._attributes.get("dicom", {})))
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What joined tables say of this volume, by column: int, float, bool, str or None."""
+        patient = self._patient
+        if patient is None:
+            patient = _ct_etl_of(read_node(self.store_path, self.node.partition("/")[0]))
+        return joined_columns(patient, self._attributes["ct_etl"])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -138,3 +157,12 @@ class VolumeMetadata:
             raise StoreError(
                 f"{self.store_path}: {self.node} has no attribute ct_etl.{name} ({error!r})"
             ) from error
+
+
+def _ct_etl_of(text: bytes) -> Mapping[str, Any]:
+    """Give the attribute ``ct_etl`` of a patient; empty where it has none."""
+    try:
+        found = json.loads(text)["attributes"]["ct_etl"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, Mapping) else {}

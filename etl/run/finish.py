@@ -16,7 +16,7 @@ from etl.config import Config
 from etl.entry import Entry, count_outcomes
 from etl.errors import DiskFullError, StoreError
 from etl.run.input_files import RECORD_FIELD, leave_pointer, update_record
-from etl.run.ledger import REPORT_NAME, write_run
+from etl.run.ledger import LABELS_NAME, REPORT_NAME, write_label_ledger, write_run
 from etl.run.run_dir import new_run_dir
 from etl.store.finish import finish_store
 from etl.store.keys import Keys
@@ -27,6 +27,7 @@ from etl.workers.progress import say
 
 if TYPE_CHECKING:
     # Loading them takes half of the time of a run that has nothing to do.
+    from etl.labels.label_entry import LabelEntry
     from etl.plan.task import SeriesTask
     from etl.process.series import Receipt
     from etl.scan.scan import ScanResult
@@ -50,17 +51,21 @@ class RunResult:
         Somebody stopped it; what was finished stays.
     stopped : BaseException, optional
         By what.
+    labels : tuple of LabelEntry
+        One per mask and series, with ``--labels``.
     """
 
     entries: tuple[Entry, ...]
     totals: dict[str, Any]
     interrupted: bool = False
     stopped: BaseException | None = None
+    labels: tuple[LabelEntry, ...] = ()
 
     @property
     def has_failures(self) -> bool:
-        """Whether a wanted series is not in the store."""
-        return bool(self.totals.get("damaged")) or any(entry.outcome == "failed" for entry in self.entries)
+        """Whether a wanted series or mask is not in the store."""
+        outcomes = {*(entry.outcome for entry in self.entries), *(entry.outcome for entry in self.labels)}
+        return bool(self.totals.get("damaged")) or "failed" in outcomes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +92,8 @@ class ProcessedRun:
     input_digest: str | None
     """What the input looked like when the run began, see `etl.run.rerun`."""
     run_dir: Path
+    labels: tuple[LabelEntry, ...]
+    """What became of the masks of ``--labels``."""
     pictures: Mapping[str, Path]
     """Where workers drew their volumes, by ``<patient key>/<series key>``."""
 
@@ -141,13 +148,15 @@ def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
         raise stopped
     if stopped is None:
         _write_report(keys.path, run.run_dir, entries, totals, run.pictures)
-    return RunResult(entries, totals, interrupted=stopped is not None, stopped=stopped)
+    return RunResult(entries, totals, stopped is not None, stopped, run.labels)
 
 
 def _write_ledger(run: ProcessedRun, entries: Sequence[Entry], totals: dict[str, Any]) -> None:
     """Write ledger, totals and tracebacks: into the run directory, or where it takes nothing, a temporary one."""
     try:
         write_run(run.run_dir, entries, totals)
+        if run.labels:
+            write_label_ledger(run.run_dir / LABELS_NAME, run.labels)
         _write_tracebacks(run.run_dir, run.receipts)
     except (DiskFullError, OSError) as error:
         refuge = Path(tempfile.mkdtemp(prefix=f"ct-etl-{run.run_dir.name}-"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from etl.config import Config
 from etl.dicom.sources import find_sources
+from etl.labels.survey import Source, find_masks
 from etl.run.rerun import input_digest
 from etl.run.run_dir import check_run_dir, new_run_dir
 from etl.scan.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key
@@ -34,6 +35,7 @@ class Job:
     store_exists: bool
     input_digest: str | None
     run_dir: Path
+    masks: tuple[Source, ...]
     start: float
 
 
@@ -61,7 +63,8 @@ def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
     check_run_dir(run_dir, Path(store_path))
     if config.deidentify_map is not None:
         check_mapping(Path(config.deidentify_map), Path(store_path))
-    return Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, start)
+    masks = tuple(find_masks(config.labels))
+    return Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, masks, start)
 
 
 def scan_job(job: Job, pool: Pool) -> ScanResult:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etl.entry import Entry
 from etl.store.durable import write_durably
 
+if TYPE_CHECKING:
+    from etl.labels.label_entry import LabelEntry
+
 LEDGER_NAME = "ledger.jsonl"
 TOTALS_NAME = "run.json"
 REPORT_NAME = "report.html"
+LABELS_NAME = "labels.jsonl"
+"""What ``run --labels`` did with masks; the ledger of ``ct-etl label`` has the same lines."""
 
 
 def write_run(run_dir: Path, entries: Sequence[Entry], totals: Mapping[str, Any]) -> None:
@@ -43,3 +48,21 @@ def read_run(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None
     return [json.loads(line) for line in lines if line], json.loads(
         totals.read_text("utf-8")
     ) if totals.is_file() else None
+
+
+def count_labels(entries: Iterable[LabelEntry]) -> dict[str, int]:
+    """Count the entries of masks by outcome; ``scanned`` is their sum."""
+    found = [entry.outcome for entry in entries]
+    return {"scanned": len(found), **{name: found.count(name) for name in ("written", "unchanged", "failed")}}
+
+
+def write_label_ledger(path: Path, entries: Iterable[LabelEntry]) -> None:
+    """Write a line for every mask and series, by mask.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    ordered = sorted(entries, key=lambda entry: (entry.source, entry.node))
+    lines = "".join(f"{json.dumps(entry.to_json())}\n" for entry in ordered)
+    write_durably(path, lines.encode("utf-8", errors="backslashreplace"))

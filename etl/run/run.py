@@ -22,6 +22,7 @@ from etl.run.existing import check_patient_groups, match_store
 from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result, finish_run, report_order
 from etl.run.input_files import read_record
 from etl.run.job import Job, look_before, scan_job
+from etl.run.label import LabelOptions, LabelRun, label_all
 from etl.run.resume import account_for_all, as_unchanged, compare_with_store
 from etl.run.run_dir import runs_folder
 from etl.run.too_large import part_too_large
@@ -57,6 +58,7 @@ class _Work:
     store_is_ready: bool = False
     """The root is there, and of this run's recipe."""
     lock_is_lost: bool = False
+    labels: LabelRun | None = None
 
 
 def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
@@ -134,6 +136,10 @@ def _work(job: Job, work: _Work, lock: StoreLock, pictures: Path) -> None:
         if work.todo:
             withdraw_consolidated(keys)
             _process_all(pool, work, job, lock)
+        if config.labels:
+            work.labels = LabelRun()
+            options = LabelOptions(config=config)
+            label_all(work.labels, job.masks, keys, pool, lock, job.pseudonyms, {}, options)
     # The pool is closed: no worker of ours publishes any more.
     try:
         lock.check()
@@ -272,6 +278,7 @@ def _finish(job: Job, work: _Work) -> RunResult:
         may_write=work.store_is_ready and not work.lock_is_lost,
         input_digest=job.input_digest,
         run_dir=job.run_dir,
+        labels=() if work.labels is None else tuple(work.labels.entries),
         pictures={task.entry.node: Path(task.picture) for task in work.todo if task.picture},
     )
     return finish_run(processed, job.keys, job.start)

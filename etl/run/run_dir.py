@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     # Loading them takes half of the time of a run that has nothing to do.
     pass
 
+_OF_LABELS = "-labels"
+
 
 def new_run_dir(store_path: str, config: Config) -> Path:
     """Give the folder of a run that begins now."""
@@ -21,6 +23,12 @@ def new_run_dir(store_path: str, config: Config) -> Path:
         return Path(config.run_dir)
     store = Path(store_path)
     return runs_folder(store) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+def new_label_dir(store_path: str, config: Config) -> Path:
+    """Give the folder of a run of labels that begins now; it is no `newest_run`."""
+    run_dir = new_run_dir(store_path, config)
+    return run_dir if config.run_dir is not None else run_dir.with_name(f"{run_dir.name}{_OF_LABELS}")
 
 
 def runs_folder(store: Path) -> Path:
@@ -41,5 +49,6 @@ def check_run_dir(run_dir: Path, store: Path) -> None:
 def newest_run(store: Path) -> Path:
     """Give the newest run directory of a store; the folder of runs where there is none yet."""
     folder = runs_folder(store)
-    runs = sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+    inside = folder.iterdir() if folder.is_dir() else iter(())
+    runs = sorted(entry for entry in inside if entry.is_dir() and not entry.name.endswith(_OF_LABELS))
     return runs[-1] if runs else folder

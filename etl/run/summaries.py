@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +64,16 @@ def store_summary(store: Store) -> dict[str, Any]:
         for key, volume in patient.items()
     ]
     return {"config": store.config, "fingerprint": store.fingerprint, "volumes": volumes}
+
+
+def csv_of(store: Store) -> str:
+    """Give every volume as a line of CSV, as `Store.table` has it; nothing where there is no value."""
+    names, rows = store.rows()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _identity(entry: Entry) -> tuple[str, str]:

@@ -11,10 +11,15 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from etl.entry import Entry
 from etl.run.ledger import LEDGER_NAME
+
+if TYPE_CHECKING:
+    from etl.labels.label_entry import LabelEntry
+    from etl.labels.tables import TableJoin
 
 MIN_COLUMNS, PLAIN_COLUMNS = 40, 80
 BAR_CHARACTERS = 40
@@ -74,6 +79,41 @@ def print_info(summary: Mapping[str, Any], *, show_all: bool = False) -> None:
         values = summary[title] or {}
         shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
         _line(f"{title}: {shown}", indent=2)
+
+
+def print_labels(entries: Sequence[LabelEntry], ledger: Path) -> None:
+    """Print what became of every mask, with the volume of its segments before and after, and the totals."""
+    for entry in entries[:MAX_SERIES]:
+        facts = [entry.outcome, _printable(Path(entry.source).name), entry.node, ", ".join(entry.labels)]
+        _line("  ".join(fact for fact in facts if fact), indent=6)
+        for one in entry.segments:
+            _line(
+                f"      {_printable(one.name) or one.value}: {one.ml_before:.3g} to {one.ml_after:.3g} ml",
+                indent=8,
+            )
+        why = _why(entry.to_json(), show_all=False)
+        if why:
+            _line(f"      {why}", indent=6)
+    if len(entries) > MAX_SERIES:
+        _line(f"... {len(entries) - MAX_SERIES} more")
+    outcomes = Counter(entry.outcome for entry in entries)
+    counted = ", ".join(f"{outcomes[name]} {name}" for name in ("written", "unchanged", "failed"))
+    _line(f"{len(entries)} masks: {counted}")
+    _whole("ledger: ", ledger)
+
+
+def print_join(join: TableJoin) -> None:
+    """Print what became of a table, and what found no counterpart."""
+    _line(f"{join.matched} rows joined by {join.level}: {', '.join(map(_printable, join.columns))}", indent=2)
+    pairs = [f"{row} is {target}" for row, target in join.alike]
+    for title, names in (
+        ("taken for the same but for case and punctuation", pairs),
+        ("rows without a counterpart in the store", join.unmatched_rows),
+        (f"in the store, and not in the table ({join.level})", join.unmatched_patients),
+        ("columns of text, left out of a de-identified store", join.left_out),
+    ):
+        if names:
+            _line(f"{len(names)} {title}: {', '.join(map(_printable, names[:MAX_SERIES]))}", indent=2)
 
 
 def _print_series(rows: Sequence[Row], describe: Callable[[Row], str], *, show_all: bool) -> None:

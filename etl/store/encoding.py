@@ -27,6 +27,7 @@ from etl.store.layout import (
     COORDINATES,
     HISTOGRAM,
     METADATA,
+    OME_VERSION,
     SOURCE,
     VALIDITY,
     VOLUME,
@@ -95,7 +96,7 @@ def encode_series(
             # A map of a few codes packs well at any level: 48 kB in 40 % of the time that 24 kB take.
             packing = Packing("zstd", 3, "noshuffle")
             inner = asked or even_chunk(validity.shape, (BYTE_CHUNK_SIDE,) * 3)
-            _put_grid(group, keys, VALIDITY, validity, inner, packing)
+            put_grid(group, keys, VALIDITY, validity, inner, packing)
         _put(group, keys, HISTOGRAM, histogram)
         if body is not None:
             _put(group, keys, BODY, body)
@@ -159,7 +160,7 @@ def ome_attributes(
     limits = dict(zip(("min", "max", "start", "end"), (low, high, *DISPLAY_HU), strict=True))
     window = {key: normalization.value_of(hu) / unit for key, hu in limits.items()}
     return {
-        "version": "0.5",
+        "version": OME_VERSION,
         "multiscales": [
             {
                 "name": name,
@@ -191,10 +192,10 @@ def _put_volume(
         volume = np.rint(volume * np.float32(1 / step)).astype(np.int16)
         packing, fill_value, attributes = Packing.named(codec, "shuffle"), 0.0, {"scale_factor": step}
     inner = chunk or crop_chunk(volume.shape, is_packed=packing is not None)
-    _put_grid(group, keys, VOLUME, volume, inner, packing, fill_value=fill_value, attributes=attributes)
+    put_grid(group, keys, VOLUME, volume, inner, packing, fill_value=fill_value, attributes=attributes)
 
 
-def _put_grid(
+def put_grid(
     group: zarr.Group,
     keys: dict[str, Buffer],
     array: ArrayLayout,
@@ -205,7 +206,7 @@ def _put_grid(
     fill_value: float = 0,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an array on the volume's grid: one shard, so that one task writes all of it."""
+    """Write an array on the volume's grid into a group in memory: one shard, so that one task writes all of it."""
     group.create_array(
         array.path,
         shape=values.shape,

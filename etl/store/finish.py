@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from etl.errors import StoreError
 from etl.store.fingerprint import fingerprint
 from etl.store.keys import Keys
-from etl.store.layout import HISTOGRAM, METADATA, NODES, SOURCE
+from etl.store.labels import published_labels
+from etl.store.layout import HISTOGRAM, LABEL_ARRAY, LABELS, METADATA, NODES, SOURCE
 from etl.store.metadata import (
     as_text,
     ct_etl_attributes,
@@ -23,6 +24,7 @@ from etl.store.metadata import (
     sealed,
     with_consolidated,
 )
+from etl.store.patient_labels import kept_labels
 from etl.store.publish import describes_volume, is_whole
 from etl.store.root import put_if_changed, put_root
 
@@ -110,7 +112,16 @@ def _series_nodes(keys: Keys, node: str) -> dict[str, str] | None:
     # What other programs leave in a folder (@eaDir, .DS_Store) is not ours to describe.
     inside = {*keys.groups(node), *(f"{SOURCE}/{name}" for name in keys.groups(f"{node}/{SOURCE}"))}
     below = {f"{node}/{name}": _node_text(keys, f"{node}/{name}") for name in NODES if name in inside}
-    return {node: as_text(own), **below}
+    labels = published_labels(keys, node) if LABELS in inside else {}
+    inner = [
+        LABELS,
+        *(path for name in labels for path in (f"{LABELS}/{name}", f"{LABELS}/{name}/{LABEL_ARRAY.path}")),
+    ]
+    return {
+        node: as_text(own),
+        **below,
+        **{f"{node}/{path}": _node_text(keys, f"{node}/{path}") for path in inner if labels},
+    }
 
 
 def _write_patient(
@@ -127,7 +138,7 @@ def _write_patient(
     known = ct_etl_attributes(node)
     wanted = [default_series.get(patient_id), known.get("default_series"), best[0]]
     default = next(series for series in wanted if series in best)
-    attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default}}
+    attributes = {"ct_etl": {"patient_id": patient_id, "default_series": default, **kept_labels(known)}}
     put_if_changed(keys, f"{patient}/{METADATA}", as_text(group(attributes)))
 
 

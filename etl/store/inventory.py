@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from etl.store.durable import is_partial
-from etl.store.layout import METADATA, is_own_key
+from etl.store.durable import is_partial, read_if_there
+from etl.store.layout import LABEL_ARRAY, LABELS, METADATA, is_label_key, is_own_key
+from etl.store.metadata import is_own_label, parsed
 from etl.store.node_names import is_series_key
 
 
@@ -24,12 +25,15 @@ class Inventory:
         Files that a crash left half written.
     foreign : tuple of str
         Anything else; never touched.
+    unfinished_labels : tuple of str
+        ``<patient key>/<series key>/labels/<name>`` without metadata: the same, by ``ct-etl label``.
     """
 
     published: tuple[str, ...]
     unfinished: tuple[str, ...]
     partial: tuple[str, ...]
     foreign: tuple[str, ...]
+    unfinished_labels: tuple[str, ...] = ()
 
 
 def take_inventory(store: Path) -> Inventory:
@@ -38,6 +42,7 @@ def take_inventory(store: Path) -> Inventory:
     unfinished: list[str] = []
     partial: list[str] = []
     foreign: list[str] = []
+    labels: list[str] = []
     for patient in sorted(store.iterdir()):
         if not _is_folder(patient):
             _sort_file(patient, store, partial, foreign)
@@ -50,8 +55,8 @@ def take_inventory(store: Path) -> Inventory:
                 foreign.append(name)
             else:
                 (published if (series / METADATA).is_file() else unfinished).append(name)
-                _sort_inside(series, store, partial, foreign)
-    return Inventory(tuple(published), tuple(unfinished), tuple(partial), tuple(foreign))
+                labels += _sort_inside(series, store, partial, foreign)
+    return Inventory(tuple(published), tuple(unfinished), tuple(partial), tuple(foreign), tuple(labels))
 
 
 def _is_folder(path: Path) -> bool:
@@ -66,11 +71,30 @@ def _sort_file(path: Path, store: Path, partial: list[str], foreign: list[str]) 
         foreign.append(path.relative_to(store).as_posix())
 
 
-def _sort_inside(series: Path, store: Path, partial: list[str], foreign: list[str]) -> None:
+def _sort_inside(series: Path, store: Path, partial: list[str], foreign: list[str]) -> list[str]:
+    """Sort the files of a series; give the labels that were being published."""
+    own, unfinished = _labels(series)
     for path in sorted(series.rglob("*")):
         if _is_folder(path):
             continue
         if is_partial(path.name):
             partial.append(path.relative_to(store).as_posix())
-        elif not is_own_key(path.relative_to(series).as_posix()):
+        elif not is_own_key(path.relative_to(series).as_posix()) and path not in own:
             foreign.append(path.relative_to(store).as_posix())
+    return [path.relative_to(store).as_posix() for path in unfinished]
+
+
+def _labels(series: Path) -> tuple[set[Path], list[Path]]:
+    """Files of the labels that this package wrote, and the labels of which only a part is there."""
+    folder = series / LABELS
+    own: set[Path] = set()
+    unfinished = []
+    for label in sorted(folder.iterdir()) if _is_folder(folder) else ():
+        if not _is_folder(label):
+            continue
+        is_unfinished = not (label / METADATA).exists() and (label / LABEL_ARRAY.path).is_dir()
+        if is_unfinished or is_own_label(parsed(read_if_there(label / METADATA))):
+            own |= {path for path in label.rglob("*") if is_label_key(path.relative_to(label).as_posix())}
+            unfinished += [label] if is_unfinished else []
+    # Of the list of labels that another program made, nothing is ours.
+    return own | ({folder / METADATA} if own else set()), unfinished

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from etl.errors import StoreError, UsageError
 from etl.store import durable, local_folder
+from etl.store.layout import is_own_key
 from etl.store.replacing import complete_replacements, replace_series
 
 Content = bytes | bytearray | memoryview
@@ -84,8 +85,15 @@ class Keys(Protocol):
             The old volume stays.
         """
 
-    def take_back(self, group: str) -> None:
-        """Remove the keys of a series, its metadata first; what others left in it stays."""
+    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
+        """Remove the keys of a series, its metadata first; what others left in it stays.
+
+        Parameters
+        ----------
+        group : str
+        is_own : callable
+            Tells the keys to remove, relative to the group; those of a series where not given.
+        """
 
     def start_anew(self, root: bytes) -> str | None:
         """Put a store with nothing but a root in the place of the one that is there.
@@ -174,10 +182,10 @@ class LocalKeys:
             self._refuse_links(f"{group}/{key}".rpartition("/")[0])
         replace_series(Path(self.path), group, content, check)
 
-    def take_back(self, group: str) -> None:
+    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
         """See `Keys.take_back`."""
         self._refuse_links(group)
-        local_folder.take_back(Path(self.path, group))
+        local_folder.take_back(Path(self.path, group), is_own)
 
     def start_anew(self, root: bytes) -> str | None:
         """See `Keys.start_anew`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FORMAT_VERSION = "1.1"
+OME_VERSION = "0.5"
 METADATA = "zarr.json"
 """Name of the metadata of every Zarr v3 node."""
 
@@ -72,6 +73,11 @@ ARRAYS = (
     *(SOP_INSTANCE_UID, POSITION_MM, INSTANCE_NUMBER, PIXEL_CRC32, FRAME_NUMBER),
 )
 
+LABELS = "labels"
+"""Group of what others drew on a series; each label is a group with one array in it."""
+LABEL_ARRAY = ArrayLayout("0", _GRID)
+_LABEL_KEYS = frozenset({METADATA, LABEL_ARRAY.metadata_key, LABEL_ARRAY.chunk_key})
+
 NODES = (SOURCE, *(array.path for array in ARRAYS))
 """Every node that may stand below a series."""
 _OWN_KEYS = frozenset(
@@ -86,6 +92,11 @@ _OWN_KEYS = frozenset(
 def is_own_key(key: str) -> bool:
     """Whether a key, relative to its series, is one that this package writes."""
     return key in _OWN_KEYS
+
+
+def is_label_key(key: str) -> bool:
+    """Whether a key, relative to the group of a label, is one that this package writes."""
+    return key in _LABEL_KEYS
 
 
 def publishing_rank(key: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ import glob
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from etl.store.durable import flush_folders, is_partial, write_durably
@@ -16,10 +17,10 @@ from etl.store.inventory import take_inventory
 from etl.store.layout import METADATA, is_own_key
 
 
-def take_back(group: Path) -> None:
+def take_back(group: Path, is_own: Callable[[str], bool] = is_own_key) -> None:
     """Remove the keys of a series; first its metadata, so that they never describe what is half there.
 
-    Folders go where they are empty then; what others left there stays.
+    Folders go where they are empty then; what others left there stays. `is_own` tells other keys than a series's.
     """
     metadata = group / METADATA
     if metadata.exists():
@@ -29,7 +30,7 @@ def take_back(group: Path) -> None:
         return
     inside = sorted(group.rglob("*"), reverse=True)
     for path in inside:
-        if path.is_file() and (is_own_key(path.relative_to(group).as_posix()) or is_partial(path.name)):
+        if path.is_file() and (is_own(path.relative_to(group).as_posix()) or is_partial(path.name)):
             path.unlink()
     for folder in (*(path for path in inside if path.is_dir() and not path.is_symlink()), group):
         if not any(folder.iterdir()):

@@ -29,6 +29,11 @@ def ct_etl_attributes(node: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def is_own_label(node: Any) -> bool:
+    """Whether the metadata of a label is this package's."""
+    return isinstance(ct_etl_attributes(node).get("provenance"), dict)
+
+
 def group(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Give the metadata of a Zarr v3 group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}

@@ -44,6 +44,17 @@ def patient_key(patient_id: str) -> str:
     return f"{stem}-{_digest(patient_id, PATIENT_DIGITS)}"
 
 
+def label_key(name: str) -> str:
+    """Give the group name of a label: its name, by the rules of `patient_key`.
+
+    Examples
+    --------
+    >>> label_key("Lung, left")
+    'Lung__left-fbe31b23'
+    """
+    return patient_key(name)
+
+
 def series_key(series_number: int, series_instance_uid: str, suffix_digest: str = "") -> str:
     """Give the group name of a stack: Series Number, digest of the UID, and for further stacks a suffix.
 

@@ -16,10 +16,13 @@ from etl.errors import StoreError
 from etl.store.encoding import entry_digest
 from etl.store.inventory import Inventory, take_inventory
 from etl.store.keys import Keys, open_keys
-from etl.store.layout import ARRAYS, METADATA, VOLUME, arrays_of, is_own_key
+from etl.store.labels import list_labels, take_back_label
+from etl.store.layout import ARRAYS, LABELS, METADATA, VOLUME, arrays_of, is_own_key
 from etl.store.local_folder import take_back
 from etl.store.metadata import ct_etl_attributes, group, parsed
 from etl.store.node_names import patient_key
+from etl.store.patient_labels import are_intact
+from etl.store.verify_labels import label_problems
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ def verify_store(store_path: str) -> tuple[int, list[Finding]]:
         raise StoreError(f"no store at {store_path!r}")
     inventory = take_inventory(store)
     findings = [Finding(path, "unfinished: it has no zarr.json", True) for path in inventory.unfinished]
+    findings += [Finding(path, "unfinished: it has no zarr.json", True) for path in inventory.unfinished_labels]
     findings += [Finding(path, "half written by a run that was cut off", True) for path in inventory.partial]
     config_digest = ct_etl_attributes(parsed(keys.get(METADATA)) or {}).get("config_digest")
     findings += [Finding(path, "not written by ct-etl; left alone") for path in inventory.foreign]
     for prefix in inventory.published:
         try:
             findings += [Finding(prefix, problem, True) for problem in _check_series(store, prefix, config_digest)]
+            findings += [Finding(path, problem, True) for path, problem in label_problems(keys, prefix)]
         except Exception as error:  # noqa: BLE001 - zarr and its codecs raise whatever damaged bytes provoke
             findings.append(Finding(prefix, f"cannot be read: {type(error).__name__}", True))
     findings += [Finding(path, problem) for path, problem in _check_upper(keys, inventory)]
@@ -78,7 +83,12 @@ def repair(store_path: str, findings: list[Finding]) -> list[str]:
     removed = []
     for path in dict.fromkeys(finding.path for finding in findings if finding.can_be_made_again):
         target = Path(store_path) / path
-        if target.is_dir() and not target.is_symlink():
+        node, is_label, name = path.partition(f"/{LABELS}/")
+        if target.name == LABELS and not is_label:
+            list_labels(open_keys(store_path), path.removesuffix(f"/{LABELS}"))
+        elif is_label and target.is_dir():
+            take_back_label(open_keys(store_path), node, name)
+        elif target.is_dir() and not target.is_symlink():
             take_back(target)
         else:
             target.unlink(missing_ok=True)
@@ -136,6 +146,8 @@ def _check_upper(keys: Keys, inventory: Inventory) -> Iterator[tuple[str, str]]:
         is_known = f"{patient}/{found.get('default_series')}" in inventory.published
         if node != _group_of(found) or patient_key(str(found.get("patient_id"))) != patient or not is_known:
             yield patient, "its Patient ID or default series is not what was written"
+        elif not are_intact(found):
+            yield patient, "its labels are not what was written"
         elif not _is_best(keys, patient, str(found["default_series"]), inventory):
             yield patient, "another of its series suits better as the default"
 

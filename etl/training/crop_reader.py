@@ -74,12 +74,14 @@ class CropReader:
         for image, volume, start in zip(images, volumes, starts, strict=True):
             self._read_image(volume, start, image[0])
         if self._labels:
-            stored = [[volume.open(f"labels/{name}") for name in self._labels] for volume in volumes]
+            stored = [[volume.label(name) for name in self._labels] for volume in volumes]
             widest = max(array.dtype.itemsize for arrays in stored for array in arrays)
             whole["label"] = _tensor(
                 (len(numbers), len(self._labels), *self._shape), "uint16" if widest > 1 else "uint8"
             )
             self._read_labels(volumes, starts, whole["label"].numpy())
+        if self.table.targets.shape[1]:
+            whole["target"] = load_torch().from_numpy(self.table.targets[list(numbers)])
         whole |= self._places(volumes, starts)
         return Batch(({name: value[i] for name, value in whole.items()} for i in range(len(numbers))), whole)
 
@@ -100,7 +102,7 @@ class CropReader:
             into.fill(0)
             for name, label in zip(self._labels, into, strict=True):
                 with volume.reading(f"labels/{name}"):
-                    array = volume.open(f"labels/{name}")
+                    array = volume.label(name)
                     found = np.empty([len(one) for one in wanted], array.dtype)
                     array.read(wanted, found)
                 label[inside] = found

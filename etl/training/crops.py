@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import UsageError
-from etl.read.patients import Volume
 from etl.training.batches import Example, load_torch
 from etl.training.crop_reader import CropReader, DType, Values
 from etl.training.places import Places, Sampling
 from etl.training.sampler import Draw
-from etl.training.volume_table import SeriesChoice, StoreLike, choose_volumes
+from etl.training.volume_table import SeriesChoice, StoreLike, Where, choose_volumes
 
 
 class CropDataset:
@@ -26,6 +25,7 @@ class CropDataset:
 
     * ``image``: tensor (1, z, y, x), float32 or int16
     * ``label``: tensor (labels, z, y, x), uint8 or uint16 in the order of `labels`; only where there are some
+    * ``target``: float32 tensor (targets,), in the order of `targets`; only where there are some
     * ``affine_lps``, ``affine_ras``: float64 tensors (4, 4), from (k, j, i, 1) of this very crop to mm
     * ``patient_id``, ``series_key``: str
     * ``start``: int64 tensor (3,), (z, y, x) of the first voxel in the volume; negative where the crop juts out
@@ -41,11 +41,14 @@ class CropDataset:
     shape : (z, y, x)
         Voxels of a crop; one number for a cube.
     labels : sequence of str
-        Arrays ``labels/<name>`` of each series.
+        Arrays ``labels/<name>`` of each series: `Volume.labels`.
+    targets : sequence of str
+        Columns of tables that ``ct-etl label`` joined, with a number for every volume: `Volume.columns`.
     patients : iterable of str, optional
         Only these Patient IDs; see `split_patients`.
-    where : callable, optional
-        Only volumes for which it is true: ``lambda volume: volume.dicom.get("KVP") == 120``.
+    where : callable or mapping, optional
+        Only volumes for which it is true: ``lambda volume: volume.dicom.get("KVP") == 120``; or whose columns have
+        these values, or one of several: ``{"R1:ICH": 1, "site": ("A", "B")}``.
     values : {"normalized", "hu"}
         As stored, or Hounsfield units within the store's window.
     dtype : {"float32", "int16"}
@@ -82,8 +85,9 @@ class CropDataset:
         shape: SupportsIndex | Sequence[SupportsIndex] = (96, 96, 96),
         *,
         labels: Sequence[str] = (),
+        targets: Sequence[str] = (),
         patients: Iterable[str] | None = None,
-        where: Callable[[Volume], bool] | None = None,
+        where: Where | None = None,
         values: Values = "normalized",
         dtype: DType = "float32",
         sampling: Sampling = "uniform",
@@ -104,7 +108,9 @@ class CropDataset:
         self.shape = crop_shape(shape)
         self._crops = whole_number("crops_per_volume", crops_per_volume, 1)
         self._seed = whole_number("seed", seed, 0)
-        table = choose_volumes(stores, series=series, patients=patients, where=where, labels=labels)
+        table = choose_volumes(
+            stores, series=series, patients=patients, where=where, labels=labels, targets=targets
+        )
         self._reader = CropReader(table, self.shape, tuple(labels), values, dtype)
         self._places = Places(table, self.shape, sampling, foreground, min_valid, tuple(labels))
         self._transform = transform

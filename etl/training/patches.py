@@ -57,7 +57,11 @@ class PatchDataset:
         self.volume, self.shape = volume, crop_shape(shape)
         row = (volume.store_path, volume.node, volume.patient_id)
         self._reader = CropReader(
-            VolumeTable([row], np.array([volume.shape], np.int64)), self.shape, (), values, dtype
+            VolumeTable([row], np.array([volume.shape], np.int64), np.empty((1, 0), np.float32)),
+            self.shape,
+            (),
+            values,
+            dtype,
         )
         axes = [_starts(n, side, overlap) for n, side in zip(volume.shape, self.shape, strict=True)]
         self.starts: NDArray[np.int64] = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

@@ -7,12 +7,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.read.patients import Volume
 from etl.read.stored_array import read_values
 from etl.training.volume_table import VolumeTable, body_cells
 from etl.volume.body import CELL_VOXELS, body_shares
 
 Sampling = Literal["uniform", "body", "label"]
 MAX_TRIES = 16
+LABEL = "labels/"
+"""Begins the kind of cells that are counted on a label."""
 
 
 class Places:
@@ -68,7 +71,7 @@ class Places:
         low, high = np.minimum(slack, 0), np.maximum(slack, 0)
         kind = "body" if self._sampling != "uniform" else ""
         if self._sampling == "label" and rng.random() < self._foreground:
-            kind = f"labels/{self._labels[rng.integers(len(self._labels))]}"
+            kind = f"{LABEL}{self._labels[rng.integers(len(self._labels))]}"
         start: NDArray[np.int64] = rng.integers(low, high, endpoint=True)
         for each in dict.fromkeys((kind, "body")) if kind else ():
             weights = self._weights(number, each)
@@ -92,7 +95,7 @@ class Places:
         volume = self._table[number]
         with volume.reading(kind):
             inside = [range(a, b) for a, b in zip(corner.tolist(), stop.tolist(), strict=True)]
-            found = np.argwhere(read_values(volume.open(kind), inside))
+            found = np.argwhere(read_values(volume.label(kind.removeprefix(LABEL)), inside))
         center: NDArray[np.int64] = corner + found[int(rng.integers(len(found)))]
         return center
 
@@ -100,7 +103,7 @@ class Places:
         found = self._cells.get((number, kind))
         if found is None:
             volume = self._table[number]
-            shares = body_cells(volume) if kind == "body" else body_shares(volume.side_array(kind), above=0)
+            shares = body_cells(volume) if kind == "body" else _label_shares(volume, kind.removeprefix(LABEL))
             found = self._cells[number, kind] = np.cumsum(shares, dtype=np.float64)
         return found
 
@@ -110,3 +113,10 @@ class Places:
         first, stop = np.maximum(start, 0), np.minimum(start + self._shape, volume.shape)
         measured = volume.validity_of([range(a, b) for a, b in zip(first.tolist(), stop.tolist(), strict=True)])
         return float(np.count_nonzero(measured == 1)) / float(np.prod(self._shape))
+
+
+def _label_shares(volume: Volume, name: str) -> NDArray[np.uint8]:
+    """Share of voxels with a label in each cell."""
+    with volume.reading(f"{LABEL}{name}"):
+        array = volume.label(name)
+        return body_shares(read_values(array, [range(n) for n in array.shape]), above=0)

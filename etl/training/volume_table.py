@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import StoreError, UsageError
-from etl.read.catalog import list_nodes
 from etl.read.patients import Store, Volume, open_store
 from etl.store.fingerprint import body_threshold
 from etl.volume.body import CELL_VOXELS, body_shares
 
 SeriesChoice = Literal["default", "all"]
+Where = Callable[[Volume], bool] | Mapping[str, Any]
 StoreLike = str | os.PathLike[str] | Store
 MAX_OPEN_VOLUMES = 256
 
@@ -31,10 +31,13 @@ class VolumeTable:
         Path of the store, node, patient ID.
     shapes : (n, 3) int64 array
         (z, y, x) voxels.
+    targets : (n, targets) float32 array
+        What tables say of each volume.
     """
 
     rows: list[tuple[str, str, str]]
     shapes: NDArray[np.int64]
+    targets: NDArray[np.float32]
     _opened: dict[int, Volume] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -58,8 +61,9 @@ def choose_volumes(
     *,
     series: SeriesChoice = "default",
     patients: Iterable[str] | None = None,
-    where: Callable[[Volume], bool] | None = None,
+    where: Where | None = None,
     labels: Collection[str] = (),
+    targets: Collection[str] = (),
 ) -> VolumeTable:
     """Choose the volumes of a data set.
 
@@ -70,16 +74,19 @@ def choose_volumes(
         The default series of every patient, or everything.
     patients : iterable of str, optional
         Only these Patient IDs.
-    where : callable, optional
-        Only volumes for which it is true.
+    where : callable or mapping, optional
+        Only volumes for which it is true; or whose `Volume.columns` have these values: ``{"R1:ICH": 1}``, or one
+        of several: ``{"site": {"A", "B"}}``.
     labels : collection of str
         Labels that every volume must have.
+    targets : collection of str
+        Columns of numbers that every volume must have.
 
     Raises
     ------
     UsageError
         An argument is out of its range, a patient is in no store or in several, nothing is left, or a volume
-        lacks a label.
+        lacks a label or a target.
     StoreError
         There is no store, or a patient's default series is not in it.
     """
@@ -92,26 +99,66 @@ def choose_volumes(
         for patient_id, store in _patients(opened, patients)
         for volume in _series(store, patient_id, series)
     ]
-    volumes = [volume for volume in volumes if where is None or where(volume)]
+    volumes = _chosen(volumes, where)
     if not volumes:
         raise UsageError(f"no volume of {', '.join(store.path for store in opened)} is chosen")
     for volume in volumes if labels else ():
         check_labels(volume, labels)
+    numbers = [_numbers(volume, targets) for volume in volumes]
     rows = [(volume.store_path, volume.node, volume.patient_id) for volume in volumes]
-    return VolumeTable(rows, np.array([volume.shape for volume in volumes], np.int64))
+    return VolumeTable(
+        rows,
+        np.array([volume.shape for volume in volumes], np.int64),
+        np.array(numbers, np.float32).reshape(len(volumes), len(targets)),
+    )
 
 
 def check_labels(volume: Volume, labels: Collection[str]) -> None:
     """Refuse a volume that lacks a label, naming those that it has."""
     if isinstance(labels, str):
         raise UsageError(f"labels {labels!r}: allowed is a sequence of names, as ({labels!r},)")
-    there = sorted(node.rpartition("/")[2] for node in list_nodes(volume.store_path, f"{volume.node}/labels"))
+    there = volume.labels
     missing = sorted(set(labels) - set(there))
     if missing:
         raise UsageError(
             f"{volume.node} has no label {missing[0]!r}; it has {', '.join(there) if there else 'none'} "
-            "(where= chooses volumes)"
+            "(where= chooses volumes; columns of tables are targets=)"
         )
+
+
+def _chosen(volumes: Sequence[Volume], where: Where | None) -> list[Volume]:
+    if where is None:
+        return list(volumes)
+    if not isinstance(where, Mapping):
+        return [volume for volume in volumes if where(volume)]
+    columns = [volume.columns for volume in volumes]
+    there = sorted({name for one in columns for name in one})
+    for name in where:
+        if name not in there:
+            raise UsageError(f"where: no volume has a column {name!r}; there are {', '.join(there) or 'none'}")
+    return [
+        volume
+        for volume, one in zip(volumes, columns, strict=True)
+        if all(name in one and _is_wanted(one[name], value) for name, value in where.items())
+    ]
+
+
+def _is_wanted(found: object, value: object) -> bool:
+    return found in value if isinstance(value, set | frozenset | list | tuple) else found == value
+
+
+def _numbers(volume: Volume, targets: Collection[str]) -> list[float]:
+    """Give the values of columns of a volume, true as 1."""
+    if isinstance(targets, str):
+        raise UsageError(f"targets {targets!r}: allowed is a sequence of names, as ({targets!r},)")
+    columns = volume.columns if targets else {}
+    for name in targets:
+        if not isinstance(columns.get(name), int | float):
+            raise UsageError(
+                f"{volume.node}: column {name!r} has {columns.get(name)!r}; a number is needed (where= chooses "
+                f"volumes; there are columns {', '.join(columns) or 'none'})"
+            )
+    return [float(columns[name]) for name in targets]
 
 
 def _patients(stores: Sequence[Store], patients: Iterable[str] | None) -> list[tuple[str, Store]]:

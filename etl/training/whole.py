@@ -8,10 +8,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from etl.read.patients import Volume
 from etl.training.batches import Example, load_torch
 from etl.training.crop_reader import CropReader, DType, Values
-from etl.training.volume_table import SeriesChoice, StoreLike, choose_volumes
+from etl.training.volume_table import SeriesChoice, StoreLike, Where, choose_volumes
 
 
 class VolumeDataset:
@@ -21,7 +20,7 @@ class VolumeDataset:
 
     Parameters
     ----------
-    stores, labels, patients, where, values, dtype, transform, series
+    stores, labels, targets, patients, where, values, dtype, transform, series
         See `CropDataset`.
 
     Raises
@@ -35,15 +34,18 @@ class VolumeDataset:
         stores: StoreLike | Sequence[StoreLike],
         *,
         labels: Sequence[str] = (),
+        targets: Sequence[str] = (),
         patients: Iterable[str] | None = None,
-        where: Callable[[Volume], bool] | None = None,
+        where: Where | None = None,
         values: Values = "normalized",
         dtype: DType = "float32",
         transform: Callable[[Example], Any] | None = None,
         series: SeriesChoice = "default",
     ) -> None:
         load_torch()
-        self._table = choose_volumes(stores, series=series, patients=patients, where=where, labels=labels)
+        self._table = choose_volumes(
+            stores, series=series, patients=patients, where=where, labels=labels, targets=targets
+        )
         self._options = (tuple(labels), values, dtype)
         self._transform = transform
         self._reader(0)

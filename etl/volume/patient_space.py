@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from etl.digests import json_digest
+
 Number = TypeVar("Number", int, float)
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -84,6 +86,11 @@ class Geometry:
             slice_axis=int(attributes["slice_axis"]),
             gantry_tilt_deg=float(attributes["gantry_tilt_deg"]),
         )
+
+    @property
+    def grid_digest(self) -> str:
+        """SHA-256 of where the voxels lie: what is drawn on the grid fits as long as it stays the same."""
+        return json_digest({"shape": list(self.shape), "affine_lps": (self.affine_lps + 0.0).tolist()})
 
     @property
     def affine_ras(self) -> NDArray[np.float64]:

@@ -190,6 +190,7 @@ def test_a_series_holds_what_the_layout_says(cohort_run):
             "arrays",
             "patient_id",
             "study_instance_uid",
+            "frame_of_reference_uid",
             "series_instance_uid",
             "stack",
             "geometry",

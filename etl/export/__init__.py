@@ -1,0 +1,1 @@
+"""Volumes of a store as files of other formats."""

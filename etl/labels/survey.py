@@ -1,0 +1,213 @@
+"""Find the masks among what was given, and read what each says of the images that it was drawn on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from etl.codes import LabelCode
+from etl.errors import UsageError
+from etl.labels.read_rtstruct import read_rtstruct
+from etl.labels.read_seg import read_seg
+from etl.labels.read_voxels import NIFTI, NRRD, read_nifti, read_nrrd
+from etl.labels.source_mask import LabelError, References, SourceKind, SourceMask
+
+SOP_CLASSES: dict[str, SourceKind] = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "seg",
+    "1.2.840.10008.5.1.4.1.1.66.7": "seg",
+    "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
+}
+"""Segmentation, Label Map Segmentation and RT Structure Set Storage (DICOM PS3.4 B.5)."""
+_PREAMBLE, _MARK = 128, b"DICM"
+_READ_BYTES = 1 << 20
+DAMAGED = (
+    *(AttributeError, KeyError, ValueError, TypeError, IndexError, RuntimeError, NotImplementedError),
+    *(OSError, EOFError, InvalidDicomError),
+)
+"""What pydicom, nibabel and pynrrd raise where a file is damaged."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file that holds a mask.
+
+    Parameters
+    ----------
+    path : str
+    kind : {"seg", "rtstruct", "nifti", "nrrd"}
+    """
+
+    path: str
+    kind: SourceKind
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without what says its kind."""
+        name = Path(self.path).name
+        endings = sorted((*NIFTI, *NRRD, ".dcm"), key=len, reverse=True)
+        ending = next((one for one in endings if name.lower().endswith(one)), "")
+        return name[: len(name) - len(ending)]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a source says of itself.
+
+    Parameters
+    ----------
+    digest : str
+        SHA-256 of the file.
+    references : References
+    words : tuple of str
+        Lower-case parts of the patient's name and identifiers, which no name of a segment may hold where a store
+        is de-identified.
+    """
+
+    digest: str
+    references: References
+    words: tuple[str, ...] = ()
+
+
+def find_masks(given: Sequence[str], *, only_masks: bool = True) -> list[Source]:
+    """List the masks among files and in folders, by path; whatever else lies in a folder is left alone.
+
+    Parameters
+    ----------
+    given : sequence of str
+    only_masks : bool
+        Refuse a file that is given by itself and is no mask.
+
+    Raises
+    ------
+    UsageError
+        A file does not exist, or is given by itself and is no mask.
+    """
+    found: dict[str, Source] = {}
+    for name in given:
+        path = Path(os.path.abspath(os.path.expanduser(name)))
+        if not path.exists():
+            raise UsageError(f"source {name!r} does not exist")
+        if path.is_dir():
+            inside = (_source(file) for file in _files(path))
+            found.update({source.path: source for source in inside if source is not None})
+            continue
+        source = _source(path)
+        if source is None and not only_masks:
+            continue
+        if source is None:
+            raise UsageError(
+                f"source {name!r} is no mask; allowed are DICOM SEG and RTSTRUCT, {', '.join((*NIFTI, *NRRD))}"
+            )
+        found[source.path] = source
+    return [found[path] for path in sorted(found)]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(parent, name) for name in sorted(files))
+
+
+def _source(path: Path) -> Source | None:
+    name = path.name.lower()
+    if name.endswith(NIFTI):
+        return Source(str(path), "nifti")
+    if name.endswith(NRRD):
+        return Source(str(path), "nrrd")
+    try:
+        with path.open("rb") as stream:
+            if stream.read(_PREAMBLE + len(_MARK))[_PREAMBLE:] != _MARK:
+                return None
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+        kind = SOP_CLASSES.get(str(header.get("SOPClassUID", "")))
+    except DAMAGED:
+        return None
+    return None if kind is None else Source(str(path), kind)
+
+
+def survey(source: Source) -> Survey | LabelError:
+    """Read what a source says of itself and of its images; an error is given back, as workers answer for many.
+
+    Parameters
+    ----------
+    source : Source
+    """
+    try:
+        digest = hashlib.sha256()
+        with open(source.path, "rb") as stream:
+            while block := stream.read(_READ_BYTES):
+                digest.update(block)
+        if source.kind in ("nifti", "nrrd"):
+            identity = hashlib.sha256(Path(source.path).name.encode("utf-8", "surrogateescape")).hexdigest()
+            return Survey(digest.hexdigest(), References(identity))
+        dataset = dcmread(source.path, stop_before_pixels=True)
+        return Survey(digest.hexdigest(), _references(dataset), tuple(sorted(set(_words(dataset)))))
+    except DAMAGED as error:
+        return LabelError(LabelCode.UNREADABLE_MASK, f"its header cannot be read ({type(error).__name__})")
+
+
+def read_mask(source: Source) -> SourceMask:
+    """Read a source whole.
+
+    Raises
+    ------
+    LabelError
+        It cannot be read, or its geometry cannot be used.
+    UsageError
+        A library for its kind is not installed.
+    """
+    try:
+        if source.kind == "nifti":
+            return read_nifti(Path(source.path))
+        if source.kind == "nrrd":
+            return read_nrrd(Path(source.path))
+        dataset = dcmread(source.path)
+        return read_seg(dataset) if source.kind == "seg" else read_rtstruct(dataset)
+    except DAMAGED as error:
+        raise LabelError(LabelCode.UNREADABLE_MASK, f"it cannot be read ({type(error).__name__})") from error
+    except Exception as error:
+        # nibabel's and pynrrd's own errors derive from Exception alone.
+        if type(error).__module__.partition(".")[0] not in ("nibabel", "nrrd"):
+            raise
+        raise LabelError(LabelCode.UNREADABLE_MASK, f"it cannot be read ({type(error).__name__})") from error
+
+
+def _references(dataset: Dataset) -> References:
+    series = {str(row.SeriesInstanceUID) for row in dataset.get("ReferencedSeriesSequence") or ()}
+    instances = {
+        *(uid for row in dataset.get("ReferencedSeriesSequence") or () for uid in _instances(row)),
+        *(uid for frame in dataset.get("PerFrameFunctionalGroupsSequence") or () for uid in _derived_from(frame)),
+    }
+    frame = str(dataset.get("FrameOfReferenceUID") or "")
+    for space in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+        frame = frame or str(space.get("FrameOfReferenceUID") or "")
+        for study in space.get("RTReferencedStudySequence") or ():
+            for row in study.get("RTReferencedSeriesSequence") or ():
+                series.add(str(row.SeriesInstanceUID))
+                instances |= set(_instances(row, "ContourImageSequence"))
+    for roi in dataset.get("ROIContourSequence") or ():
+        for contour in roi.get("ContourSequence") or ():
+            instances |= set(_instances(contour, "ContourImageSequence"))
+    return References(str(dataset.SOPInstanceUID), tuple(sorted(series)), tuple(sorted(instances)), frame)
+
+
+def _instances(row: Any, name: str = "ReferencedInstanceSequence") -> Iterable[str]:
+    return (str(one.ReferencedSOPInstanceUID) for one in row.get(name) or ())
+
+
+def _derived_from(frame: Any) -> Iterator[str]:
+    for derivation in frame.get("DerivationImageSequence") or ():
+        yield from _instances(derivation, "SourceImageSequence")
+
+
+def _words(dataset: Dataset) -> Iterator[str]:
+    for keyword in ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber"):
+        text = str(dataset.get(keyword) or "").lower()
+        yield from (word for word in text.replace("^", " ").replace(",", " ").split() if len(word) > 2)
