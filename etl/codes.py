@@ -142,6 +142,14 @@ class ExclusionCode(_Code):
     NO_PIXELS = "no-pixels", "The files hold no image."
 
 
+class VerdictCode(_Code):
+    """What a person decided about a volume after looking at it."""
+
+    KEEP = "keep", "Good to use."
+    REJECT = "reject", "Not to be used."
+    LOOK_AGAIN = "look-again", "Undecided: somebody has to look once more."
+
+
 _WORDS = {str(code): code.words for codes in (WarningCode, FailureCode, ExclusionCode) for code in codes}
 
 

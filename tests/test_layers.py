@@ -23,7 +23,7 @@ LAYERS = (
     {"config", "software"},
     {"volume", "dicom", "phantom"},
     {"store", "workers", "read"},
-    {"scan", "report"},
+    {"scan", "report", "view"},
     {"plan"},
     {"process"},
     {"run", "training", "etl"},
@@ -63,13 +63,14 @@ FACES = {
     "store": "durable encoding fingerprint finish keys layout "
     "lock metadata node_names publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
-    "read": "catalog patients stored_array",
+    "read": "catalog patients stored_array verdicts",
     "scan": "deidentify distinctions inputs scan",
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
     "run": "ledger rerun run run_dir tables verify_input",
     "training": "",
+    "view": "",
 }
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}
 LOADS_NONE_OF = {

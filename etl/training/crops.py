@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.errors import UsageError
-from etl.read.patients import Volume
 from etl.training.batches import Example, load_torch
+from etl.training.criteria import Where
 from etl.training.crop_reader import CropReader, DType, Values
 from etl.training.places import Places, Sampling
 from etl.training.sampler import Draw
@@ -44,8 +44,9 @@ class CropDataset:
         Arrays ``labels/<name>`` of each series.
     patients : iterable of str, optional
         Only these Patient IDs; see `split_patients`.
-    where : callable, optional
-        Only volumes for which it is true: ``lambda volume: volume.dicom.get("KVP") == 120``.
+    where : callable or mapping, optional
+        Only volumes for which it is true: ``lambda volume: volume.dicom.get("KVP") == 120``; or those with a
+        verdict beside the store: ``{"verdict": "keep"}``, a list for several, ``"none"`` for the unjudged.
     values : {"normalized", "hu"}
         As stored, or Hounsfield units within the store's window.
     dtype : {"float32", "int16"}
@@ -83,7 +84,7 @@ class CropDataset:
         *,
         labels: Sequence[str] = (),
         patients: Iterable[str] | None = None,
-        where: Callable[[Volume], bool] | None = None,
+        where: Where | None = None,
         values: Values = "normalized",
         dtype: DType = "float32",
         sampling: Sampling = "uniform",

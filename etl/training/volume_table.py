@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from etl.errors import StoreError, UsageError
 from etl.read.catalog import list_nodes
 from etl.read.patients import Store, Volume, open_store
 from etl.store.fingerprint import body_threshold
+from etl.training.criteria import Where, predicate_of
 from etl.volume.body import CELL_VOXELS, body_shares
 
 SeriesChoice = Literal["default", "all"]
@@ -58,7 +59,7 @@ def choose_volumes(
     *,
     series: SeriesChoice = "default",
     patients: Iterable[str] | None = None,
-    where: Callable[[Volume], bool] | None = None,
+    where: Where | None = None,
     labels: Collection[str] = (),
 ) -> VolumeTable:
     """Choose the volumes of a data set.
@@ -70,8 +71,8 @@ def choose_volumes(
         The default series of every patient, or everything.
     patients : iterable of str, optional
         Only these Patient IDs.
-    where : callable, optional
-        Only volumes for which it is true.
+    where : callable or mapping, optional
+        Only volumes for which it is true, or ``{"verdict": "keep"}``: see `predicate_of`.
     labels : collection of str
         Labels that every volume must have.
 
@@ -92,7 +93,7 @@ def choose_volumes(
         for patient_id, store in _patients(opened, patients)
         for volume in _series(store, patient_id, series)
     ]
-    volumes = [volume for volume in volumes if where is None or where(volume)]
+    volumes = list(filter(predicate_of(where), volumes))
     if not volumes:
         raise UsageError(f"no volume of {', '.join(store.path for store in opened)} is chosen")
     for volume in volumes if labels else ():

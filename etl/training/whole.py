@@ -8,8 +8,8 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from etl.read.patients import Volume
 from etl.training.batches import Example, load_torch
+from etl.training.criteria import Where
 from etl.training.crop_reader import CropReader, DType, Values
 from etl.training.volume_table import SeriesChoice, StoreLike, choose_volumes
 
@@ -36,7 +36,7 @@ class VolumeDataset:
         *,
         labels: Sequence[str] = (),
         patients: Iterable[str] | None = None,
-        where: Callable[[Volume], bool] | None = None,
+        where: Where | None = None,
         values: Values = "normalized",
         dtype: DType = "float32",
         transform: Callable[[Example], Any] | None = None,
