@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -238,6 +239,38 @@ def report(store: str, run_dir: str | None) -> None:
         raise UsageError(f"run directory {run_dir!r} does not exist")
     ledger, totals = read_run(folder)
     click.echo(write_report(store, folder / REPORT_NAME, ledger=ledger, run=totals))
+
+
+@main.command()
+@click.argument("store")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of 127.0.0.1.  [any that is free]")
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser.")
+@click.option("--read-only", is_flag=True, help="Neither show nor take verdicts.")
+@click.option("--verdicts", metavar="FILE", help="Where verdicts are kept.  [STORE.verdicts.csv]")
+def view(store: str, port: int, opens: bool, read_only: bool, verdicts: str | None) -> None:
+    """Look at the volumes of STORE in a browser of this machine, and keep verdicts about them."""
+    from etl.read.patients import open_store
+    from etl.read.verdicts import verdicts_path
+    from etl.run.ledger import read_run
+    from etl.run.run_dir import newest_run
+    from etl.view.app import App
+    from etl.view.server import Server
+    from etl.view.verdict_file import VerdictFile
+
+    opened = open_store(os.path.expanduser(store))
+    ledger = [] if "://" in opened.path else read_run(newest_run(Path(opened.path)))[0]
+    path = Path(verdicts).expanduser() if verdicts else verdicts_path(opened.path)
+    with (
+        nullcontext() if read_only or path is None else VerdictFile(path) as file,
+        Server(App(opened, ledger=ledger, verdicts=file), port) as server,
+    ):
+        click.echo(server.address)
+        click.echo("Open this address in a browser of this machine; Ctrl-C ends it.", err=True)
+        sys.stdout.flush()
+        if opens:
+            webbrowser.open(server.address)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @main.command()

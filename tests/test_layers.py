@@ -32,17 +32,17 @@ LAYERS = (
 )
 # Where each library lives: packages, or single modules of one.
 HOMES = {
-    "PIL": {"report.montage"},
+    "PIL": {"report.montage", "view.pictures"},
     "click": {"cli"},
     # `stored_volume` imports it where `Volume.dask` is called.
     "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume"},
     "distributed": {"workers.dask_pool", "workers.local_cluster"},
     # By which zarr reads URLs.
-    "fsspec": {"read.catalog"},
+    "fsspec": {"read.catalog", "read.stored_bytes"},
     "google_crc32c": {"shards"},
     "imagecodecs": {"dicom.pixels"},
     "isal": {"dicom"},
-    "jinja2": {"report.page"},
+    "jinja2": {"report.page", "view.app"},
     "numcodecs": {"store", "read.shard_reader"},
     "pydicom": {"dicom", "scan", "phantom"},
     "rich": {"workers.progress", "run.tables"},
@@ -63,14 +63,14 @@ FACES = {
     "store": "durable encoding fingerprint finish keys layout "
     "lock metadata node_names publish root source_map verify",
     "workers": "pool progress stop_signals time_limit",
-    "read": "catalog patients stored_array verdicts",
+    "read": "catalog patients stored_array stored_bytes verdicts",
     "scan": "deidentify distinctions inputs scan",
     "report": "montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",
     "run": "ledger rerun run run_dir tables verify_input",
     "training": "",
-    "view": "",
+    "view": "app server verdict_file",
 }
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}
 LOADS_NONE_OF = {

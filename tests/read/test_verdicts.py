@@ -58,7 +58,8 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_the_next_writer_goes_on_behi
 
 def test_what_was_answered_survives_kill_9_and_its_lock_blocks_nobody(tmp_path):
     code = (
-        "import sys, pathlib, time; from etl.codes import VerdictCode; from etl.view.verdict_file import VerdictFile\n"
+        "import sys, pathlib; from etl.codes import VerdictCode\n"
+        "from etl.view.verdict_file import VerdictFile\n"
         "with VerdictFile(pathlib.Path(sys.argv[1])) as verdicts:\n"
         "    for n in range(10**6):\n"
         "        verdicts.judge(f'P/{n}', VerdictCode.KEEP); print(n, flush=True)\n"
@@ -78,7 +79,7 @@ def test_what_was_answered_survives_kill_9_and_its_lock_blocks_nobody(tmp_path):
 def test_a_second_writer_is_refused_with_a_way_out(tmp_path):
     with (
         VerdictFile(tmp_path / "v.csv"),
-        pytest.raises(UsageError, match="another view.*--read-only"),
+        pytest.raises(UsageError, match=r"another view.*--read-only"),
         VerdictFile(tmp_path / "v.csv"),
     ):
         pass
@@ -103,7 +104,7 @@ def test_a_decision_that_finds_no_room_leaves_the_file_as_it_was(tmp_path, monke
     [
         (
             b"node,verdict,note\nP/a,perhaps,\n",
-            "P/a has the verdict 'perhaps'; allowed is keep, reject, look-again",
+            "P/a has the verdict 'perhaps'; allowed is keep",
         ),
         (b"patient,good\nP,yes\n", "columns patient, good; node, verdict, note are needed"),
         (b"\xff\xfe\x00\n", "not a file of verdicts"),
