@@ -52,7 +52,7 @@ def window_ends(name: str, store_window: tuple[int, int]) -> tuple[float, float]
 
 
 def usual_window(volume: Volume) -> str:
-    """Give the window in which a volume is looked at first: brain, or soft tissue where it is wider than a head."""
+    """Give the window in which a volume is seen first: brain, or soft tissue where it is wider than a head."""
     geometry = volume.geometry
     return "brain" if geometry.shape[2] * geometry.spacing_mm[2] <= _WIDEST_HEAD_MM else "soft tissue"
 

@@ -23,7 +23,7 @@ from etl.view.pictures import window_ends
 CLIENT = "v/neuroglancer/"
 EVENTS = "events/neuroglancer"
 _MM = (0.001, "m")
-# A quarter turn about x, as a quaternion: its panels show x to the right and z down, where the head would be below.
+# A quarter turn about x, as a quaternion: else z goes down in its panels, and heads stand on their heads.
 _UPRIGHT = [-(0.5**0.5), 0.0, 0.0, 0.5**0.5]
 _SHADER = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized()); }\n"
 

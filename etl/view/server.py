@@ -132,6 +132,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.is_own_host(host) or (origin is not None and origin != f"http://{host}"):
             self._refuse(HTTPStatus.FORBIDDEN)
             return None
+        if self.path == "/favicon.ico":
+            # Browsers ask for it on their own, and count a refusal as an error of the page.
+            self._answer(Response(b"", "image/svg+xml"), "")
+            return None
         token, slash, rest = unquote(urlsplit(self.path).path).removeprefix("/").partition("/")
         if not slash or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             self._refuse(HTTPStatus.NOT_FOUND)
@@ -139,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         return rest
 
     def _hold(self) -> None:
-        """Keep a stream of events open in which nothing happens; without it, Neuroglancer says it lost its server."""
+        """Keep a stream of events open in which nothing happens; without it, Neuroglancer misses its server."""
         self.send_response(HTTPStatus.OK)
         for name, value in (("Content-Type", "text/event-stream"), ("Cache-Control", "no-store")):
             self.send_header(name, value)
