@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test test-slow extras lint bench bench-peers clean constraints FORCE
+.PHONY: help venv etl test test-slow test-browser extras lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -42,6 +42,7 @@ help:
 	@echo '                   a path with spaces among several is quoted twice: INPUT="'\''/data/my scans'\'' /data/b"'
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
 	@echo 'make test-slow     real clusters, kills and whole cohorts'
+	@echo 'make test-browser  the pages of ct-etl view in Chromium (on Debian: apt-get install chromium)'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
 	@echo 'make bench         measure speed and memory (ARGS="options of bench/run.py")'
@@ -121,11 +122,17 @@ etl: $(VENV)/.ready-run
 	exit $$status
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow and not browser' $(PYTEST_ARGS)
 
 # Real clusters, kills, whole cohorts: what would make the suite above too slow to run often.
 test-slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(PYTEST_ARGS)
+
+# The browser itself comes from the system. axe-core only where there is npm; its tests say what they lack.
+test-browser: $(VENV)/.ready-test
+	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/browser.txt
+	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix .readers-browser axe-core@4.14.1; fi
+	$(BIN)/python -m pytest -m browser tests/view $(PYTEST_ARGS)
 
 # PyPI's PyTorch for Linux is a CUDA build of gigabytes: TORCH_INDEX=https://download.pytorch.org/whl/cpu is small.
 # zarrita.js only where there is npm; its test says what it lacks.
@@ -158,7 +165,7 @@ clean:
 		*) if [ -e '$(VENV)/pyvenv.cfg' ] || [ -e '$(INCOMPLETE)' ]; then rm -rf '$(VENV)'; fi; rm -rf '$(VENV).old' ;; \
 	esac
 	@if [ -e '$(PEERS)/pyvenv.cfg' ]; then rm -rf '$(PEERS)'; fi
-	rm -rf .readers demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
+	rm -rf .readers .readers-browser demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
 	@if [ -d demo ] && [ ! -L demo ]; then rmdir demo 2>/dev/null || echo 'demo/ holds more than the demo; the rest is left alone' >&2; fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

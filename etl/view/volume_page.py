@@ -9,6 +9,7 @@ import numpy as np
 
 from etl.codes import words_of
 from etl.errors import UsageError
+from etl.read.catalog import list_nodes
 from etl.read.patients import Volume
 from etl.view.cohort import labels_of
 from etl.view.pictures import LABEL, STORE_WINDOW, VALIDITY, WINDOWS, usual_window, window_ends
@@ -38,7 +39,9 @@ def describe(volume: Volume) -> dict[str, Any]:
     """
     geometry = volume.geometry
     labels = labels_of(volume.store_path, volume.node)
-    overlays = [*([VALIDITY] if volume.has_array(VALIDITY) else []), *(f"{LABEL}{name}" for name in labels)]
+    # Stores of format 1.0 do not list their arrays.
+    has_validity = f"{volume.node}/{VALIDITY}" in list_nodes(volume.store_path, volume.node)
+    overlays = [*([VALIDITY] if has_validity else []), *(f"{LABEL}{name}" for name in labels)]
     windows = {name: window_ends(name, volume.window_hu) for name in (*WINDOWS, STORE_WINDOW)}
     return {
         "node": volume.node,
