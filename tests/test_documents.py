@@ -31,7 +31,7 @@ from pages import ROOT, Fence, Page, apply_diff, in_backticks, pages
 from test_layers import LAYERS
 
 from etl.cli import main
-from etl.codes import ExclusionCode, FailureCode, WarningCode
+from etl.codes import ExclusionCode, FailureCode, VerdictCode, WarningCode
 from etl.config import build_config, load_preset
 from etl.phantom.cohort import write_cohort
 from etl.transfer_syntaxes import TRANSFER_SYNTAXES
@@ -61,6 +61,7 @@ SCHEDULER = "tcp://127.0.0.1:8786"
 """Commands that submit to it are run by test_a_cluster_of_one_machine_starts_as_the_page_says."""
 # What a command is replaced by here, where it would take long or go back into this test.
 INSTEAD = {
+    "ct-etl view": "ct-etl view --help",  # it serves until it is stopped; tests/view runs it
     "make test": "make --dry-run test",
     "make lint": "make --dry-run lint",
     "python tests/fuzz.py": "python tests/fuzz.py --help",
@@ -72,6 +73,7 @@ PLACES = {"/data/": "data/", "/shared/": "data/"}
 ELSEWHERE = {
     "https://zarr.dev": "Zarr",
     "https://ngff.openmicroscopy.org": "OME-Zarr",
+    "https://github.com/google/neuroglancer": "Neuroglancer",
     "http://127.0.0.1:8787/status": "Dask's dashboard",
 }
 """Links that leave the repository: looked at by hand, not by a test, which must not need the network."""
@@ -236,6 +238,11 @@ def test_every_option_and_target_that_a_page_names_exists(name):
 )
 def test_the_tables_of_codes_are_those_of_the_code(heading, codes):
     assert PAGES["docs/dicom.md"].table(heading) == [[f"`{code}`", code.words] for code in codes]
+
+
+def test_the_table_of_verdicts_is_that_of_the_code():
+    rows = [[f"`{code}`", str(number), code.words] for number, code in enumerate(VerdictCode, start=1)]
+    assert PAGES["docs/view.md"].table("Verdicts") == rows
 
 
 def test_the_table_of_transfer_syntaxes_is_that_of_the_code():

@@ -219,6 +219,20 @@ def test_the_stores_bytes_are_served_whole_and_in_ranges(app, store, series, byt
         assert answer.headers["Content-Range"] == f"bytes {start}-{start + len(answer.body) - 1}/{len(content)}"
 
 
+def test_a_store_behind_a_url_is_looked_at_in_place(store, series):
+    app = App(open_store(f"file://{store}"))
+    node = series[0].node
+    assert len(nodes(app)) == 4
+    about = load(app, "api/volume", node=node)
+    assert about["overlays"] == ["validity", "label:lesion"]
+    local = App(open_store(store))
+    for path, more in (("thumbnail", {}), ("picture", {"axis": 1, "index": 4, "window": "bone"})):
+        assert get(app, path, node=node, **more).body == get(local, path, node=node, **more).body
+    key = f"store/{node}/volume/c/0/0/0"
+    assert get(app, key, (10, 30)).body == get(local, key, (10, 30)).body
+    assert get(app, f"store/{node}/none").status == 404
+
+
 def test_a_range_beyond_the_end_is_refused_with_the_length(app, store, series):
     key = f"{series[0].node}/zarr.json"
     answer = get(app, f"store/{key}", byte_range=(10**9, None))
