@@ -16,14 +16,14 @@ from etl.errors import StoreError, UsageError
 from etl.read.patients import Store
 from etl.read.stored_bytes import read_range
 from etl.read.verdicts import UNJUDGED, VERDICTS, Verdict
-from etl.view.cohort import ANY_OF, MAX_PAGE_ROWS, ORDERS, PAGE_ROWS, Cohort, Query, Row, labels_of
+from etl.view.cohort import ANY_OF, MAX_PAGE_ROWS, ORDERS, PAGE_ROWS, Cohort, Query, Row
 from etl.view.left_out import LeftOut
 from etl.view.pictures import draw_slice, draw_thumbnail
 from etl.view.planes import lay_out_plane
 from etl.view.responses import Response, file_response, json_response
 from etl.view.scene import CLIENT, client_folder, read_client, scene_of
 from etl.view.verdict_file import VerdictFile
-from etl.view.volume_page import describe, look_up
+from etl.view.volume_page import describe, look_up, overlays_of
 
 CACHED_PICTURES = 512
 CACHED_THUMBNAILS = 4096
@@ -212,11 +212,10 @@ class App:
         return Response(picture, "image/png")
 
     def _scene(self, values: Values, base: str) -> Response:
-        node = self._node(values)
-        volume = self._cohort.volume(node)
-        labels = labels_of(volume.store_path, node)
+        volume = self._cohort.volume(self._node(values))
         window = _first(values, "window")
-        return json_response(scene_of(volume, f"{base}/store", window=window, labels=labels))
+        scene = scene_of(volume, f"{base}/store", window=window, overlays=overlays_of(volume))
+        return json_response(scene)
 
     def _stored(self, key: str, byte_range: tuple[int, int | None] | None) -> Response:
         start, stop = byte_range or (0, None)

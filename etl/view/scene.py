@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from etl.errors import UsageError
 from etl.read.catalog import list_nodes
 from etl.read.patients import Volume
-from etl.view.pictures import window_ends
+from etl.view.pictures import LABEL, VALIDITY, window_ends
 
 # The client of the wheel asks for its own address to end like this, and for a stream of events beside it.
 CLIENT = "v/neuroglancer/"
@@ -26,6 +26,13 @@ _MM = (0.001, "m")
 # A quarter turn about x, as a quaternion: else z goes down in its panels, and heads stand on their heads.
 _UPRIGHT = [-(0.5**0.5), 0.0, 0.0, 0.5**0.5]
 _SHADER = "#uicontrol invlerp normalized\nvoid main() { emitGrayscale(normalized()); }\n"
+_VALIDITY_SHADER = """
+void main() {
+  uint found = toRaw(getDataValue());
+  if (found == 1u) emitTransparent();
+  else emitRGBA(found == 0u ? vec4(0.84, 0.24, 0.24, 0.45) : vec4(0.94, 0.67, 0.12, 0.45));
+}
+"""
 
 
 @cache
@@ -58,7 +65,7 @@ def read_client(name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
-def scene_of(volume: Volume, store_url: str, *, window: str, labels: list[str]) -> dict[str, Any]:
+def scene_of(volume: Volume, store_url: str, *, window: str, overlays: list[str]) -> dict[str, Any]:
     """Give the state with which Neuroglancer shows a volume, in patient space (LPS, mm).
 
     Parameters
@@ -68,8 +75,8 @@ def scene_of(volume: Volume, store_url: str, *, window: str, labels: list[str]) 
         Where the store's keys are served.
     window : str
         See `etl.view.pictures.window_ends`.
-    labels : list of str
-        Laid over it.
+    overlays : list of str
+        As of `etl.view.pictures.draw_slice`; labels are seen at once, validity when it is switched on.
 
     Returns
     -------
@@ -96,27 +103,35 @@ def scene_of(volume: Volume, store_url: str, *, window: str, labels: list[str]) 
         "shaderControls": {"normalized": {"range": [low / step, high / step]}},
         "tab": "rendering",
     }
-    overlays = [
-        {
-            "type": "segmentation",
-            "name": name,
-            "source": _source(f"{store_url}/{volume.node}/labels/{path}", volume.affine_lps),
-            "selectedAlpha": 0.4,
-            "notSelectedAlpha": 0.4,
-        }
-        for name, path in ((name, _label_path(volume, name)) for name in labels)
-    ]
+    laid_over = [_overlay(volume, f"{store_url}/{volume.node}", overlay) for overlay in overlays]
     return {
         "dimensions": dict.fromkeys("xyz", _MM),
         "position": center[:3].tolist(),
         "crossSectionScale": longest_mm / 400,
         "projectionScale": longest_mm * 1.6,
-        "layers": [image, *overlays],
+        "layers": [image, *laid_over],
         "crossSectionOrientation": _UPRIGHT,
         "projectionOrientation": _UPRIGHT,
         "layout": "4panel-alt",
         "showDefaultAnnotations": False,
     }
+
+
+def _overlay(volume: Volume, url: str, overlay: str) -> dict[str, Any]:
+    if overlay == VALIDITY:
+        source = _source(f"{url}/{VALIDITY}", volume.affine_lps)
+        return {
+            "type": "image",
+            "name": VALIDITY,
+            "source": source,
+            "shader": _VALIDITY_SHADER,
+            "opacity": 1,
+            "visible": False,
+        }
+    name = overlay.removeprefix(LABEL)
+    source = _source(f"{url}/labels/{_label_path(volume, name)}", volume.affine_lps)
+    alpha = {"selectedAlpha": 0.4, "notSelectedAlpha": 0.4}
+    return {"type": "segmentation", "name": name, "source": source, **alpha}
 
 
 def _source(url: str, affine_lps: NDArray[np.float64]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 import secrets
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from etl.errors import UsageError
@@ -81,8 +83,10 @@ class Server(ThreadingHTTPServer):
         """Whether a request's Host header names this server: a name of the web that leads here does not."""
         return host in {f"{HOST}:{self.server_port}", f"localhost:{self.server_port}"}
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Let go of a browser that went away in the middle; what else goes wrong was answered."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Let go of a browser that went away in the middle; print what is a defect."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -38,10 +38,6 @@ def describe(volume: Volume) -> dict[str, Any]:
         Its metadata cannot be read.
     """
     geometry = volume.geometry
-    labels = labels_of(volume.store_path, volume.node)
-    # Stores of format 1.0 do not list their arrays.
-    has_validity = f"{volume.node}/{VALIDITY}" in list_nodes(volume.store_path, volume.node)
-    overlays = [*([VALIDITY] if has_validity else []), *(f"{LABEL}{name}" for name in labels)]
     windows = {name: window_ends(name, volume.window_hu) for name in (*WINDOWS, STORE_WINDOW)}
     return {
         "node": volume.node,
@@ -51,10 +47,18 @@ def describe(volume: Volume) -> dict[str, Any]:
         "planes": [{"name": name, **lay_out_plane(geometry, axis).to_json()} for axis, name in enumerate(_PLANES)],
         "windows": {name: list(ends) for name, ends in windows.items()},
         "usual_window": usual_window(volume),
-        "overlays": overlays,
+        "overlays": overlays_of(volume),
         "facts": _facts(volume),
         "warnings": [{"code": code, "words": words_of(code)} for code in volume.warnings],
     }
+
+
+def overlays_of(volume: Volume) -> list[str]:
+    """List what can be laid over a volume's slices; see `etl.view.pictures.draw_slice`."""
+    # Stores of format 1.0 do not list their arrays.
+    has_validity = f"{volume.node}/{VALIDITY}" in list_nodes(volume.store_path, volume.node)
+    labels = labels_of(volume.store_path, volume.node)
+    return [*([VALIDITY] if has_validity else []), *(f"{LABEL}{name}" for name in labels)]
 
 
 def look_up(volume: Volume, index: Sequence[int]) -> dict[str, Any]:

@@ -242,7 +242,11 @@ def test_a_range_beyond_the_end_is_refused_with_the_length(app, store, series):
 def test_neuroglancers_scene_puts_every_voxel_where_the_affine_does(app, series):
     one = series[0]
     scene = load(app, "api/scene", node=one.node, window="brain")
-    image, label = scene["layers"]
+    image, validity, label = scene["layers"]
+    assert (validity["source"]["url"], validity["visible"]) == (
+        f"http://here/t/store/{one.node}/validity/|zarr3:",
+        False,
+    )
     assert image["source"]["url"] == f"http://here/t/store/{one.node}/volume/|zarr3:"
     assert label["source"]["url"].endswith("labels/lesion/0/|zarr3:")
     matrix = np.array(image["source"]["transform"]["matrix"])
