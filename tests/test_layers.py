@@ -36,8 +36,11 @@ HOMES = {
     "PIL": {"report.montage"},
     "click": {"cli", "commands"},
     # `stored_volume` imports it where `Volume.dask` is called.
-    "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume", "run.doctor"},
-    "distributed": {"workers.dask_pool", "workers.local_cluster", "run.doctor"},
+    "dask": {"workers.connect", "workers.dask_pool", "workers.local_cluster", "read.stored_volume", "run.doctor"},
+    "distributed": {
+        *(f"workers.{name}" for name in ("calls", "connect", "dask_pool", "fleet", "local_cluster")),
+        "run.doctor",
+    },
     # By which zarr reads URLs.
     "fsspec": {"read.catalog"},
     "google_crc32c": {"shards"},
@@ -63,7 +66,7 @@ FACES = {
     "phantom": "cohort",
     "store": "durable encoding fingerprint finish keys layout "
     "lock metadata node_names publish root source_map verify",
-    "workers": "pool progress stop_signals time_limit",
+    "workers": "fitness pool progress stop_signals time_limit",
     "read": "catalog patients stored_array",
     "scan": "deidentify distinctions inputs scan",
     "report": "explain montage page",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from etl.scan.inputs import scan_inputs
 from etl.scan.scan import Limits, ScanResult
 from etl.store.keys import Keys, open_keys, resolve_store
 from etl.store.root import check_root
-from etl.workers.pool import Pool
+from etl.workers.fitness import Needs, witnesses
+from etl.workers.pool import Pool, open_pool
 from etl.workers.progress import say
 
 
@@ -62,6 +64,17 @@ def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
     if config.deidentify_map is not None:
         check_mapping(Path(config.deidentify_map), Path(store_path))
     return Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, start)
+
+
+@contextmanager
+def pool_of(job: Job) -> Iterator[Pool]:
+    """Open the workers of a job: see `etl.workers.pool.open_pool`."""
+    config = job.config
+    needs = Needs(witnesses(job.inputs), None if config.dry_run else job.keys.path)
+    with open_pool(
+        config.workers, config.scheduler, needs=needs, wait_s=config.wait_workers, quiet=config.quiet
+    ) as pool:
+        yield pool
 
 
 def scan_job(job: Job, pool: Pool) -> ScanResult:

@@ -21,7 +21,7 @@ from etl.process.series import Receipt, process
 from etl.run.existing import check_patient_groups, match_store
 from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result, finish_run, report_order
 from etl.run.input_files import read_record
-from etl.run.job import Job, look_before, scan_job
+from etl.run.job import Job, look_before, pool_of, scan_job
 from etl.run.resume import account_for_all, as_unchanged, compare_with_store
 from etl.run.run_dir import runs_folder
 from etl.run.too_large import part_too_large
@@ -30,7 +30,7 @@ from etl.scan.scan import ScanResult
 from etl.store.lock import StoreLock
 from etl.store.publish import published
 from etl.store.root import prepare_root, withdraw_consolidated
-from etl.workers.pool import Pool, open_pool
+from etl.workers.pool import Pool
 from etl.workers.progress import metered, say
 from etl.workers.stop_signals import stop_signals
 
@@ -99,7 +99,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
 def _dry_run(job: Job) -> RunResult:
     """Show what the run would do."""
     config, keys = job.config, job.keys
-    with open_pool(config.workers, config.scheduler) as pool:
+    with pool_of(job) as pool:
         scan = scan_job(job, pool)
     plan = make_plan(scan, config, key_digest=job.recipe["deidentify"])
     if config.overwrite or not job.store_exists:
@@ -115,7 +115,7 @@ def _dry_run(job: Job) -> RunResult:
 def _work(job: Job, work: _Work, lock: StoreLock, pictures: Path) -> None:
     """Do everything up to the last volume; `work` says how far it came, also where this raises."""
     config, keys = job.config, job.keys
-    with open_pool(config.workers, config.scheduler) as pool:
+    with pool_of(job) as pool:
         if pool.dashboard:
             say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
         work.scan = scan_job(job, pool)
@@ -258,6 +258,8 @@ def _process_all(pool: Pool, work: _Work, job: Job, lock: StoreLock) -> None:
 
 def _finish(job: Job, work: _Work) -> RunResult:
     receipts, pending = account_for_all(work.todo, work.receipts, job.keys)
+    if pending:
+        say(f"{pending} series were not reached; the same command again goes on with them", quiet=job.config.quiet)
     processed = ProcessedRun(
         recipe=job.recipe,
         limits={name: getattr(job.config, name) for name in LIMITS},

@@ -107,8 +107,11 @@ def print_run(entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: b
     ]
     console = _console()
     console.print(_table(columns, rows))
-    if len(rows) < len(entries):
-        console.print(f"{len(entries) - len(rows)} more that need no look; --json prints all")
+    reached = sum(entry.is_reached for entry in entries)
+    if len(rows) < reached:
+        console.print(f"{reached - len(rows)} more that need no look; --json prints all")
+    if reached < len(entries):
+        console.print(f"{len(entries) - reached} not reached; the same command again goes on with them")
     outcomes = ", ".join(f"{totals[name]} {name}" for name in ("written", "unchanged", "excluded", "failed"))
     console.print(f"{totals['scanned']} series: {outcomes}; {totals['ignored_files']} files are not DICOM")
     if not dry_run:
@@ -118,7 +121,8 @@ def print_run(entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: b
 
 
 def _shown(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """Give all entries, or of many those first that did not come as wanted."""
+    """Give all entries that were reached, or of many those first that did not come as wanted."""
+    entries = [entry for entry in entries if entry.is_reached]
     if len(entries) <= MAX_ROWS:
         return entries
     ranks = {"failed": 0, "excluded": 1}
