@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-peers
 CODE := etl tests $(wildcard bench)
 
-export INPUT STORE PRESET SCHEDULER DEMO
+export INPUT STORE PRESET SCHEDULER DEMO STATUS
 
 # Relative paths below mean the checkout; from anywhere else they would mean somebody's own .venv and demo.
 ifneq ($(lastword $(MAKEFILE_LIST)),Makefile)
@@ -30,7 +30,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test test-slow extras lint bench bench-peers clean constraints FORCE
+.PHONY: help venv etl test test-slow test-systems extras lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -39,9 +39,11 @@ help:
 	@echo 'make etl           turn CT DICOM into one Zarr store; with no INPUT, a synthetic cohort into demo/store.zarr'
 	@echo '                   INPUT="/data/a /data/b.zip" STORE=/data/store.zarr  read these, write there'
 	@echo '                   PRESET=head-ct|article|FILE.toml  SCHEDULER=tcp://HOST:8786  ARGS="more options of ct-etl run"'
+	@echo '                   STATUS=FILE writes the exit status of ct-etl there; that of make itself is 2 whatever failed'
 	@echo '                   a path with spaces among several is quoted twice: INPUT="'\''/data/my scans'\'' /data/b"'
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
 	@echo 'make test-slow     real clusters, kills and whole cohorts'
+	@echo 'make test-systems  SLURM and Kubernetes manifests; as root on Debian it installs what they need'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
 	@echo 'make bench         measure speed and memory (ARGS="options of bench/run.py")'
@@ -113,6 +115,7 @@ etl: $(VENV)/.ready-run
 	if [ -n "$$SCHEDULER" ]; then set -- "$$@" --scheduler "$$SCHEDULER"; fi; \
 	'$(BIN)/ct-etl' run "$$@" $(ARGS); \
 	status=$$?; \
+	if [ -n "$$STATUS" ]; then echo "$$status" > "$$STATUS"; fi; \
 	case $$status in \
 		0) ;; \
 		3) echo 'make etl: ct-etl ended with exit status 3: finished, but some series failed (listed above)' >&2 ;; \
@@ -126,6 +129,16 @@ test: $(VENV)/.ready-test
 # Real clusters, kills, whole cohorts: what would make the suite above too slow to run often.
 test-slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(PYTEST_ARGS)
+
+# Debian's SLURM with its daemons, as root; elsewhere what is missing is said by the tests, which are skipped.
+test-systems: $(VENV)/.ready-test
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+			slurmctld slurmd slurm-client munge openssl >/dev/null; \
+	fi
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/systems.txt
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check --no-deps dask-jobqueue==0.9.0 dask-kubernetes==2026.3.0
+	CT_ETL_SYSTEMS=yes $(BIN)/python -m pytest -m systems $(PYTEST_ARGS)
 
 # PyPI's PyTorch for Linux is a CUDA build of gigabytes: TORCH_INDEX=https://download.pytorch.org/whl/cpu is small.
 # zarrita.js only where there is npm; its test says what it lacks.

@@ -57,6 +57,9 @@ NOT_RUN = {
     "ssh ": "needs several hosts",
     "sudo ": "changes the machine",
     "journalctl ": "needs systemd",
+    "sbatch ": "needs SLURM: run by test_a_job_writes_the_bytes_of_a_local_run_and_leaves_nothing",
+    "docker ": "needs a daemon",
+    "kubectl ": "needs a cluster",
 }
 SCHEDULER = "tcp://127.0.0.1:8786"
 """Commands that submit to it are run by test_a_cluster_of_one_machine_starts_as_the_page_says."""
@@ -83,13 +86,18 @@ OTHER_OPTIONS = {
     *("--inputs", "--kills", "--points", "--runs"),  # tests/fuzz.py, tests/kills.py, tests/sequences.py
     *("--resources", "--worker-port", "--nanny-port", "--now"),  # dask worker, systemctl
     "--create",  # python -m tarfile
+    *("--nodes", "--cpus-per-task", "--mem-per-cpu", "--time", "--account", "--partition"),  # sbatch
+    *("--death-timeout", "--lifetime", "--lifetime-stagger", "--scheduler-file"),  # dask worker, dask scheduler
+    *("--from-file", "--follow", "--replicas"),  # kubectl
 }
-NOT_FILES = {"zarr.json", "report.html", "run.json", "ledger.jsonl", "tracebacks.txt", "my.toml", "thick.toml"}
+NOT_FILES = {"zarr.json", "report.html", "run.json", "ledger.jsonl", "tracebacks.txt", "my.toml", "thick.toml", "submit.py"}
 """File names of stores, runs and examples, and not of the repository."""
 OTHER_NAMES = {
     *("json", "numpy", "numcodecs", "zarr", "pydicom.dcmread", "scipy.ndimage.zoom", "flock", "signal.alarm"),
     *("concurrent.futures", "sharding_indexed", "bitshuffle", "scale_factor"),
     *("tmp_path", "image_position_patient"),
+    *("SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "memory", "walltime", "resource_spec", "ncpus", "mem"),
+    *("job_extra_directives", "security"),
 }
 """Names of other libraries, and of tests."""
 TOP_FOLDERS = "etl|tests|bench|docs|deploy|constraints|\\.ci|\\.github"
@@ -343,6 +351,11 @@ def workspace(tmp_path: Path, one_patient: Path, cohort_run: CohortRun) -> Works
     return Workspace(tmp_path / "checkout", one_patient, cohort_run.store)
 
 
+def needs_batch_system(fence: Fence) -> bool:
+    """Run by test_the_page_on_dask_jobqueue_is_true."""
+    return fence.language == "python" and "dask_jobqueue" in fence.text
+
+
 def needs_torch(fence: Fence) -> bool:
     return fence.language == "python" and "torch" in fence.text
 
@@ -387,7 +400,7 @@ def run_block(fence: Fence, workspace: Workspace) -> None:
                 continue
             assert command.startswith(RUN), f"neither run nor in NOT_RUN: {command}"
             workspace.sh(replaced(command))
-    elif fence.language == "python" and not needs_torch(fence):
+    elif fence.language == "python" and not needs_torch(fence) and not needs_batch_system(fence):
         workspace.python(fence)
     elif fence.language in {"toml", "diff"}:
         getattr(workspace, fence.language)(fence)
