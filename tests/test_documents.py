@@ -406,6 +406,15 @@ def run_block(fence: Fence, workspace: Workspace) -> None:
         getattr(workspace, fence.language)(fence)
 
 
+def test_make_writes_the_status_that_it_cannot_end_with(workspace):
+    # Its volumes would be larger.
+    command = ["make", "etl", "STATUS=status.txt", "STORE=s.zarr", "INPUT=demo/dicom"]
+    workspace.run([*command, "ARGS=--workers 0 --spacing-mm 0.5 --max-volume-mb 1"], expected=2)
+    assert (workspace.folder / "status.txt").read_text() == "3\n"
+    workspace.run([*command, "ARGS=--workers 0 --spacing-mm 6", "STORE=t.zarr"])
+    assert (workspace.folder / "status.txt").read_text() == "0\n"
+
+
 def test_nothing_is_left_out_in_vain():
     lines = [c for page in PAGES.values() for f in page.fences if f.language == "sh" for c in commands(f)]
     for start in (*NOT_RUN, *INSTEAD):
