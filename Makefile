@@ -130,11 +130,11 @@ test: $(VENV)/.ready-test
 test-slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(PYTEST_ARGS)
 
-# Debian's SLURM with its daemons, as root; elsewhere what is missing is said by the tests, which are skipped.
+# Debian's SLURM with its daemons, and buildah, as root; elsewhere what is missing is said by the tests, which are skipped.
 test-systems: $(VENV)/.ready-test
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
-			slurmctld slurmd slurm-client munge openssl >/dev/null; \
+			slurmctld slurmd slurm-client munge openssl buildah debootstrap >/dev/null; \
 	fi
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/systems.txt
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check --no-deps dask-jobqueue==0.9.0 dask-kubernetes==2026.3.0

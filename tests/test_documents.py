@@ -90,13 +90,32 @@ OTHER_OPTIONS = {
     *("--death-timeout", "--lifetime", "--lifetime-stagger", "--scheduler-file"),  # dask worker, dask scheduler
     *("--from-file", "--follow", "--replicas"),  # kubectl
 }
-NOT_FILES = {"zarr.json", "report.html", "run.json", "ledger.jsonl", "tracebacks.txt", "my.toml", "thick.toml", "submit.py"}
+NOT_FILES = {
+    "zarr.json",
+    "report.html",
+    "run.json",
+    "ledger.jsonl",
+    "tracebacks.txt",
+    "my.toml",
+    "thick.toml",
+    "submit.py",
+}
 """File names of stores, runs and examples, and not of the repository."""
 OTHER_NAMES = {
     *("json", "numpy", "numcodecs", "zarr", "pydicom.dcmread", "scipy.ndimage.zoom", "flock", "signal.alarm"),
     *("concurrent.futures", "sharding_indexed", "bitshuffle", "scale_factor"),
     *("tmp_path", "image_position_patient"),
-    *("SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "memory", "walltime", "resource_spec", "ncpus", "mem"),
+    *(
+        "SLURMCluster",
+        "PBSCluster",
+        "LSFCluster",
+        "SGECluster",
+        "memory",
+        "walltime",
+        "resource_spec",
+        "ncpus",
+        "mem",
+    ),
     *("job_extra_directives", "security"),
 }
 """Names of other libraries, and of tests."""
