@@ -21,15 +21,15 @@ test "$(id -u)" = 10001
 cd /tmp
 ct-etl phantom in >/dev/null
 ct-etl run in local.zarr --spacing-mm 6 -q --workers 0 >/dev/null
-export HOST=127.0.0.1 WORKERS=1 MEMORY=1GiB TERMINATION_LOG=/tmp/termination-log
+export HOST=127.0.0.1 PORT=0 DASHBOARD_PORT=0 WORKERS=1 MEMORY=1GiB TERMINATION_LOG=/tmp/termination-log
 /opt/ct-etl/deploy/start-scheduler.sh --no-jupyter --scheduler-file /tmp/scheduler.json >scheduler.log 2>&1 &
 scheduler=$!
+trap 'kill $scheduler' EXIT
 for second in $(seq 60); do [ -s scheduler.json ] && break; sleep 1; done
-/opt/ct-etl/deploy/start-workers.sh >workers.log 2>&1 &
-/opt/ct-etl/deploy/kubernetes/run.sh --scheduler tcp://127.0.0.1:8786 in cluster.zarr --spacing-mm 6 -q >/dev/null
+address=$(sed -n 's/.*"address": "\\([^"]*\\)".*/\\1/p' scheduler.json | head -n 1)
+/opt/ct-etl/deploy/start-workers.sh "$address" >workers.log 2>&1 &
+/opt/ct-etl/deploy/kubernetes/run.sh --scheduler scheduler.json in cluster.zarr --spacing-mm 6 -q >/dev/null
 diff -r local.zarr cluster.zarr
-kill $scheduler
-wait
 echo all is well
 """
 
