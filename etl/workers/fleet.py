@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -135,7 +136,10 @@ class Fleet:
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY_S:
             return
-        self.look_now()
+        # A scheduler that is busy is asked again.
+        with suppress(TimeoutError):
+            self.look_now()
+        self._looked = time.monotonic()
         if self.hands:
             if self._alone_since is not None:
                 say(f"workers are back: {len(self.hands)}", quiet=False)
@@ -164,7 +168,6 @@ class Fleet:
     def look_now(self) -> None:
         """See who has come and who has gone, and ask those that have come."""
         there = self._sync(self._scheduler.ncores)
-        self._looked = time.monotonic()
         self._refused &= set(there)
         self.hands = {address: hand for address, hand in self.hands.items() if address in there}
         new = [address for address in there if address not in self.hands and address not in self._refused]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -298,6 +299,23 @@ def test_what_needs_much_goes_to_the_workers_that_have_it(cluster):
         found = list(pool.map(whose, range(40), share=lambda _: 1.0, memory_bytes=lambda n: (n % 2) * 500_000_000))
     assert {name for item, name in found if item % 2} == {"large"}
     assert {name for item, name in found if not item % 2} >= {"small"}
+
+
+def span(_):
+    start = time.time()
+    time.sleep(0.3)
+    return start, time.time()
+
+
+@pytest.mark.parametrize(("need", "together"), [(100_000_000, True), (200_000_000, False)])
+def test_a_worker_of_two_threads_does_together_what_fits_into_its_memory(cluster, need, together):
+    cluster.worker("--nthreads", "2", "--memory-limit", "300MB")
+    with open_pool(0, cluster.address) as pool:
+        spans = sorted(
+            found for _, found in pool.map(span, range(6), share=lambda _: 1.0, memory_bytes=lambda _: need)
+        )
+    overlaps = [start < end for (_, end), (start, _) in itertools.pairwise(spans)]
+    assert any(overlaps) == together
 
 
 # --- workers that go -------------------------------------------------------------------------------------
