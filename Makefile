@@ -170,9 +170,9 @@ constraints:
 	"$(PYTHON)" -m venv "$$folder/venv"; \
 	python="$$folder/venv/bin/python"; \
 	"$$python" -m pip install --quiet --disable-pip-version-check hatchling editables; \
-	"$$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,lint,s3,cluster]'; \
+	"$$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,lint,s3,bucket,cluster]'; \
 	pins=$$("$$python" -c 'import sys; print("constraints/py%d%d.txt" % sys.version_info[:2])'); \
-	{ "$$python" -c 'import platform; print("# Pins for Python %s: ct-etl with the extras test, lint, s3 and cluster, and its build backend." % platform.python_version())'; \
+	{ "$$python" -c 'import platform; print("# Pins for Python %s: ct-etl with the extras test, lint, s3, bucket and cluster, and its build backend." % platform.python_version())'; \
 	  echo '# Remake: make constraints PYTHON=<this interpreter>'; \
 	  "$$python" -m pip freeze --disable-pip-version-check --exclude-editable > "$$folder/freeze"; \
 	  LC_ALL=C sort -f "$$folder/freeze"; } > "$$folder/pins"; \

@@ -192,7 +192,7 @@ def verify(
     from etl.scan.scan import Limits
     from etl.store import verify as check
     from etl.store.keys import open_keys, resolve_store
-    from etl.store.lock import StoreLock
+    from etl.store.lock import store_lock
     from etl.workers.pool import open_pool
 
     if more_inputs and not inputs:
@@ -200,7 +200,7 @@ def verify(
     # An option takes one value; the further ones of `--input A B` arrive as arguments.
     inputs += more_inputs
     store = resolve_store(store)
-    with StoreLock(store) if repair else nullcontext():
+    with store_lock(store, lambda line: click.echo(f"ct-etl: {line}", err=True)) if repair else nullcontext():
         if repair:
             # A replacement that a killed run had ready is finished, not removed.
             open_keys(store).clear_leftovers()
@@ -227,13 +227,14 @@ def verify(
 )
 def report(store: str, run_dir: str | None) -> None:
     """Write the HTML report of STORE."""
+    from etl.buckets.urls import local_stand_in
     from etl.report.page import write_report
     from etl.run.ledger import REPORT_NAME, read_run
     from etl.run.run_dir import newest_run
     from etl.store.keys import resolve_store
 
     store = resolve_store(store)
-    folder = Path(run_dir).expanduser() if run_dir else newest_run(Path(store))
+    folder = Path(run_dir).expanduser() if run_dir else newest_run(local_stand_in(store))
     if run_dir and not folder.is_dir():
         raise UsageError(f"run directory {run_dir!r} does not exist")
     ledger, totals = read_run(folder)

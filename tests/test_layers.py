@@ -20,7 +20,7 @@ PACKAGE = Path(etl.__file__).parent
 LAYERS = (
     {"codes", "transfer_syntaxes", "digests", "option_rules", "header", "shards"},
     {"errors", "entry", "stack"},
-    {"config", "software"},
+    {"buckets", "config", "software"},
     {"volume", "dicom", "phantom"},
     {"store", "workers", "read"},
     {"scan", "report"},
@@ -43,6 +43,7 @@ HOMES = {
     "imagecodecs": {"dicom.pixels"},
     "isal": {"dicom"},
     "jinja2": {"report.page"},
+    "obstore": {"buckets"},
     "numcodecs": {"store", "read.shard_reader"},
     "pydicom": {"dicom", "scan", "phantom"},
     "rich": {"workers.progress", "run.tables"},
@@ -55,6 +56,7 @@ HOMES = {
 }
 # The public face of each package: the modules that other parts of the house may import.
 FACES = {
+    "buckets": "bucket connecting urls",
     "shards": "layout",
     "volume": "body convert geometry grid hounsfield normalize padding patient_space quality slice_weights spline",
     "dicom": "attributes containers fast_header frames header_parser "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from etl.buckets.urls import is_bucket_url
 from etl.dicom.containers import Container
 from etl.dicom.zip_archive import is_zip
 from etl.errors import UsageError
@@ -33,6 +34,11 @@ class Source:
     def list_members(self, container: Container, problems: list[tuple[str, str]]) -> Iterator[str]:
         """List the members of this source in its open container: see `Container.members`."""
         return container.members(problems, self.members)
+
+
+def resolve_input(given: str) -> str:
+    """Give an input as it is from any folder: workers have working folders of their own."""
+    return given if is_bucket_url(given) else os.path.abspath(os.path.expanduser(given))
 
 
 def find_sources(inputs: Iterable[str]) -> list[Source]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from etl.buckets.connecting import reading_options
 from etl.errors import StoreError
 from etl.read.consolidated import Groups, arrange, parse_root
 
@@ -142,7 +143,9 @@ class _Url:
     def __init__(self, url: str) -> None:
         import fsspec.core  # noqa: PLC0415 - folders are read without it
 
-        self._files, self._path = fsspec.core.url_to_fs(url)
+        self._files, self._path = fsspec.core.url_to_fs(url, **reading_options(url))
+        # It remembers listings for as long as the process lives; a store grows.
+        self._files.invalidate_cache()
 
     def root(self) -> bytes:
         """See `_Place.root`."""

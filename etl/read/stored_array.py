@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.buckets.connecting import reading_options
 from etl.read.selection import Indices, parts_of
 from etl.read.shard_reader import open_shard
 
@@ -99,7 +100,8 @@ def open_array(store_path: str, path: str) -> StoredArray:
         return found
     import zarr  # noqa: PLC0415 - what our own reader reads needs no zarr
 
-    return ZarrArray(zarr.open_array(store_path, path=path, mode="r"))
+    options = reading_options(store_path) or None
+    return ZarrArray(zarr.open_array(store_path, path=path, mode="r", storage_options=options))
 
 
 def read_values(array: StoredArray, wanted: Sequence[range | NDArray[np.intp]]) -> NDArray[Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from etl.buckets.urls import local_stand_in
 from etl.config import Config
-from etl.dicom.sources import find_sources
+from etl.dicom.sources import find_sources, resolve_input
 from etl.run.rerun import input_digest
 from etl.run.run_dir import check_run_dir, new_run_dir
 from etl.scan.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key
@@ -48,7 +48,7 @@ def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
     start = time.monotonic()
     # Workers have working folders of their own.
     inputs, store_path = (
-        [os.path.abspath(os.path.expanduser(given)) for given in inputs],
+        [resolve_input(given) for given in inputs],
         resolve_store(store_path),
     )
     pseudonyms = Pseudonyms(read_key(config.deidentify)) if config.deidentify else None
@@ -58,9 +58,9 @@ def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
     sources = find_sources(inputs)
     state = None if pseudonyms else input_digest(sources, config)
     run_dir = new_run_dir(store_path, config)
-    check_run_dir(run_dir, Path(store_path))
+    check_run_dir(run_dir, local_stand_in(store_path))
     if config.deidentify_map is not None:
-        check_mapping(Path(config.deidentify_map), Path(store_path))
+        check_mapping(Path(config.deidentify_map), local_stand_in(store_path))
     return Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, start)
 
 

@@ -12,9 +12,11 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from etl.buckets.urls import local_stand_in
 from etl.config import Config
 from etl.dicom.containers import open_container
 from etl.dicom.sources import Source, find_sources
@@ -28,9 +30,10 @@ from etl.run.run_dir import check_run_dir, new_run_dir, newest_run
 from etl.software import software_versions
 from etl.store.keys import Keys, open_keys, resolve_store
 from etl.store.layout import METADATA
-from etl.store.lock import StoreLock
+from etl.store.lock import store_lock
 from etl.store.publish import is_whole, published
 from etl.store.root import check_root, root_digest
+from etl.workers.progress import say
 
 
 def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResult | None:
@@ -55,10 +58,10 @@ def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResu
     if check_root(keys, config.recipe(), overwrite=False) is None:
         return None
     sources = find_sources(map(os.path.expanduser, inputs))
-    check_run_dir(new_run_dir(keys.path, config), Path(keys.path))
-    run_dir = newest_run(Path(keys.path)) if config.run_dir is None else Path(config.run_dir)
+    check_run_dir(new_run_dir(keys.path, config), local_stand_in(keys.path))
+    run_dir = newest_run(local_stand_in(keys.path)) if config.run_dir is None else Path(config.run_dir)
     state = input_digest(sources, config)
-    with StoreLock(keys.path):
+    with store_lock(keys.path, partial(say, quiet=config.quiet)):
         found = _finished_work(run_dir, state, keys)
         return None if found is None else finish_unchanged(*found, keys, config, start)
 

@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+from etl.buckets.urls import local_stand_in
 from etl.codes import FailureCode
 from etl.config import LIMITS, Config
 from etl.entry import Entry
@@ -27,7 +29,7 @@ from etl.run.run_dir import runs_folder
 from etl.run.too_large import part_too_large
 from etl.scan.deidentify import write_mapping
 from etl.scan.scan import ScanResult
-from etl.store.lock import StoreLock
+from etl.store.lock import Lock, store_lock
 from etl.store.publish import published
 from etl.store.root import prepare_root, withdraw_consolidated
 from etl.workers.pool import Pool, open_pool
@@ -77,7 +79,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
     job = look_before(inputs, store_path, config)
     if config.dry_run:
         return _dry_run(job)
-    with stop_signals() as signals, StoreLock(job.keys.path) as lock:
+    with stop_signals() as signals, store_lock(job.keys.path, partial(say, quiet=config.quiet)) as lock:
         work = _Work()
         with _folder_of_pictures(job) as pictures:
             try:
@@ -112,7 +114,7 @@ def _dry_run(job: Job) -> RunResult:
     return dry_run_result(entries, scan, keys.path, job.start)
 
 
-def _work(job: Job, work: _Work, lock: StoreLock, pictures: Path) -> None:
+def _work(job: Job, work: _Work, lock: Lock, pictures: Path) -> None:
     """Do everything up to the last volume; `work` says how far it came, also where this raises."""
     config, keys = job.config, job.keys
     with open_pool(config.workers, config.scheduler) as pool:
@@ -202,7 +204,7 @@ def _folder_of_pictures(job: Job) -> Iterator[Path]:
     new = [folder for folder in (run_dir, run_dir.parent) if not folder.exists()]
     run_dir.mkdir(parents=True, exist_ok=True)
     # A run that was killed had a directory of its own.
-    for folder in (run_dir, *runs_folder(Path(job.keys.path)).glob("*/")):
+    for folder in (run_dir, *runs_folder(local_stand_in(job.keys.path)).glob("*/")):
         for left in folder.glob(".pictures-*"):
             shutil.rmtree(left, ignore_errors=True)
     # Workers have working folders of their own.
@@ -228,7 +230,7 @@ def _message_share(task: SeriesTask) -> float:
     return task.row_count / MAX_SLICES
 
 
-def _process_all(pool: Pool, work: _Work, job: Job, lock: StoreLock) -> None:
+def _process_all(pool: Pool, work: _Work, job: Job, lock: Lock) -> None:
     """Process the tasks; the receipts are what came back, also where this raises."""
     config = job.config
     # Largest first: a long series that starts last would leave the other workers idle.
