@@ -1,4 +1,4 @@
-"""What holds files: a folder or a zip. Another kind of input is another class here.
+"""What holds files: a folder or a zip, here or in a bucket. Another kind of input is another class here.
 
 A member is a name that its container gave; only the container knows what it means.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
+from etl.buckets.urls import is_bucket_url
 from etl.dicom.folder import Folder
 from etl.dicom.zip_archive import Zip
 from etl.stack import FileState, Location
@@ -73,7 +74,13 @@ class Container(Protocol):
 
 
 def open_container(path: str) -> Container:
-    """Give the container at a path of the file system: a zip where it is a file."""
+    """Give the container at a path: a zip where it is a file, or a URL that does not end with a slash."""
+    if is_bucket_url(path):
+        # Not needed for what lies on this machine.
+        from etl.dicom.bucket_folder import BucketFolder  # noqa: PLC0415
+        from etl.dicom.bucket_zip import BucketZip  # noqa: PLC0415
+
+        return BucketFolder(path) if path.endswith("/") else BucketZip(path)
     return Folder(path) if os.path.isdir(path) else Zip(path)
 
 

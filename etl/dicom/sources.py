@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 
 from etl.buckets.urls import is_bucket_url
@@ -47,7 +48,7 @@ def find_sources(inputs: Iterable[str]) -> list[Source]:
     Parameters
     ----------
     inputs : iterable of str
-        Folders, zips, single DICOM files.
+        Folders, zips, single DICOM files; URLs of buckets, and manifests of such.
 
     Raises
     ------
@@ -56,13 +57,18 @@ def find_sources(inputs: Iterable[str]) -> list[Source]:
     """
     sources: dict[Source, None] = {}
     for given in inputs:
+        if is_bucket_url(given):
+            from etl.dicom.bucket_sources import units_below  # noqa: PLC0415 - for URLs only
+
+            sources.update(dict.fromkeys(starmap(Source, units_below(given))))
+            continue
         path = Path(given)
         if not path.exists():
             raise UsageError(f"input {given!r} does not exist")
         absolute = Path(os.path.abspath(path))
         if not path.is_dir() and not path.is_file():
             raise UsageError(f"input {given!r} is neither a folder nor a regular file")
-        found = _children(absolute) if path.is_dir() else [_single(absolute)]
+        found = _children(absolute) if path.is_dir() else _single(absolute)
         sources.update(dict.fromkeys(found))
     return list(sources)
 
@@ -73,10 +79,16 @@ def inner_source(container: Container, member: str) -> Source | None:
     return None if path is None else Source(path, Path(path).stem)
 
 
-def _single(path: Path) -> Source:
+def _single(path: Path) -> list[Source]:
     if is_zip(path):
-        return Source(str(path), path.stem)
-    return Source(str(path.parent), path.parent.name, (path.name,))
+        return [Source(str(path), path.stem)]
+    if path.suffix:
+        from etl.dicom.bucket_sources import units_of_manifest  # noqa: PLC0415 - for single files only
+
+        units = units_of_manifest(path)
+        if units is not None:
+            return list(starmap(Source, units))
+    return [Source(str(path.parent), path.parent.name, (path.name,))]
 
 
 def _children(folder: Path) -> list[Source]:

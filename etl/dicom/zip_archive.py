@@ -73,8 +73,11 @@ class Zip:
     @property
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None:
-            self._opened, self._archive_state = zipfile.ZipFile(self._path), FileState.of(self._path)
+            self._opened, self._archive_state = self._open_archive()
         return self._opened
+
+    def _open_archive(self) -> tuple[zipfile.ZipFile, FileState]:
+        return zipfile.ZipFile(self._path), FileState.of(self._path)
 
     def _opened_entries(self) -> dict[str, zipfile.ZipInfo]:
         archive = self._archive
@@ -93,6 +96,11 @@ def is_zip(path: Path) -> bool:
     """Whether a file begins as a zip does; one that was cut off has lost its directory, which is at the end."""
     try:
         with path.open("rb") as stream:
-            return stream.read(4) in _ZIP_STARTS
+            return starts_as_zip(stream.read(4))
     except OSError:
         return False
+
+
+def starts_as_zip(start: bytes) -> bool:
+    """Whether the first four bytes of a file are those of a zip."""
+    return start in _ZIP_STARTS
