@@ -78,7 +78,7 @@ ELSEWHERE = {
 OTHER_OPTIONS = {
     *("--help", "--version"),
     *("--check", "--strict"),  # ruff, mypy
-    *("--inputs", "--kills", "--points", "--runs"),  # tests/fuzz.py, tests/kills.py, tests/sequences.py
+    *("--inputs", "--kills", "--points", "--rounds", "--runs"),  # scripts in tests/
     *("--resources", "--worker-port", "--nanny-port", "--now"),  # dask worker, systemctl
     "--create",  # python -m tarfile
 }

@@ -7,6 +7,7 @@ read is read again next time; that is the moment at which it was replaced.
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import etl
@@ -18,6 +19,7 @@ from etl.read.catalog import read_node
 def poll(store, over):
     whole = problems = 0
     while not over.exists():
+        time.sleep(0.1)
         try:
             volumes = [volume for patient in etl.open_store(store).values() for volume in patient.values()]
         except StoreError:

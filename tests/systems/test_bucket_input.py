@@ -7,6 +7,7 @@ import zipfile
 from collections import Counter
 
 import pytest
+from kills import contents as local_contents
 from seaweed import contents, upload
 from tiny_ct import QUICK, ROOT, day, lines, slice_bytes, write_series
 
@@ -31,10 +32,6 @@ def dicom(tmp_path):
             content = slice_bytes(patient="T", series=f"{ROOT}.5", sop=f"{ROOT}.5.{k}", k=k, hu=7 + k)
             archive.writestr(f"{k}.dcm", content)
     return folder
-
-
-def local_contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def place(url):

@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from kills import contents as local_contents
 from seaweed import contents
 from tiny_ct import ROOT, day, lines, told, write_series
 
@@ -22,10 +23,6 @@ def dicom(tmp_path):
 @pytest.fixture
 def store(bucket):
     return f"{bucket}/s.zarr"
-
-
-def local_contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def leftovers(bucket):
