@@ -11,11 +11,8 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -105,17 +102,19 @@ def _states_of(
     sources: Iterable[Source], problems: list[tuple[str, str]]
 ) -> Iterator[tuple[Source, Iterable[tuple[str, FileState]]]]:
     """Look at the files of each source; buckets are asked for many lists at once, each of which takes long."""
-    listed, waiting = tee(sources)
 
     def states(source: Source) -> Iterator[tuple[str, FileState]]:
         container = open_container(source.container)
         return container.states(source.list_members(container, problems))
 
-    in_buckets = [source for source in waiting if is_bucket_url(source.container)]
-    with ThreadPoolExecutor(LISTS_AT_ONCE) if in_buckets else nullcontext() as threads:
-        asked = threads.map(lambda source: list(states(source)), in_buckets) if threads else iter(())
-        for source in listed:
-            yield source, next(asked) if is_bucket_url(source.container) else states(source)
+    listed = list(sources)
+    if not any(is_bucket_url(source.container) for source in listed):
+        yield from ((source, states(source)) for source in listed)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - it loads `logging`
+
+    with ThreadPoolExecutor(LISTS_AT_ONCE) as threads:
+        yield from zip(listed, threads.map(lambda source: list(states(source)), listed), strict=True)
 
 
 def _bytes(name: str) -> bytes:
