@@ -142,6 +142,10 @@ class BucketKeys:
         """Copy a new volume that is ready into the place of the old one, its metadata last."""
         order = json.loads(self._beside.get(f"ready/{name}")[1])
         group, keys = str(order["group"]), [str(key) for key in order["keys"]]
+        if not set(keys) <= self._staged(name):
+            # Somebody tidied up beside the store: the old volume is the only one there is.
+            self._beside.remove([f"ready/{name}"])
+            return
         self._objects.remove([f"{group}/{METADATA}"])
         # Arrays that the old volume had and the new one has not.
         old = {key for key in self.sizes(group) if is_own_key(key)}

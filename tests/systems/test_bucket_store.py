@@ -119,6 +119,17 @@ def test_a_replacement_that_was_killed_is_finished_or_forgotten(
     assert leftovers(bucket) == []
 
 
+def test_a_replacement_of_which_a_part_was_lost_leaves_the_old_volume(in_process, dicom, store, bucket):
+    day(in_process, dicom, store)
+    before, node = contents(store), a_node(store)
+    order = json.dumps({"group": node, "keys": ["zarr.json", "volume/c/0/0/0"]})
+    place(bucket).put(".s.zarr.ct-etl/ready/0a", order.encode())
+    place(bucket).put(".s.zarr.ct-etl/staged/0a/zarr.json", b"{}")
+    assert told(in_process, store, "--repair")[0] == 0
+    assert contents(store) == before
+    assert leftovers(bucket) == []
+
+
 def test_damage_is_found_and_repaired_and_made_again(in_process, dicom, store):
     day(in_process, dicom, store)
     before, node = contents(store), a_node(store)
