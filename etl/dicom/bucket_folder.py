@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
@@ -22,6 +22,8 @@ SMALL_BYTES = 1 << 16
 """What is no larger is read whole at once: a second request would take longer than the bytes."""
 HELD_BYTES = 16 << 20
 """What is no larger is held while its frames are read; more is read by range."""
+PIXELS_AHEAD = 4
+"""Objects that are fetched while one is decoded: half a megabyte each, of a common slice."""
 PIECE_BYTES = 4 << 20
 
 
@@ -43,6 +45,8 @@ class BucketFolder:
         self._starts: dict[str, Future[bytes]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._held: tuple[Stored, bytes | None] | None = None
+        self._expected: list[str] = []
+        self._coming: dict[str, Future[tuple[Stored, bytes | None]]] = {}
 
     def members(self, problems: list[tuple[str, str]], only: tuple[str, ...] | None) -> Iterator[str]:
         """See `Container.members`."""
@@ -91,12 +95,17 @@ class BucketFolder:
         """See `Container.states`."""
         return ((member, self._found(member).state) for member in members)
 
+    def expect(self, members: Sequence[str]) -> None:
+        """See `Container.expect`."""
+        self._expected = list(dict.fromkeys(members))
+
     def close(self) -> None:
         """Let go of what was asked for ahead."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
         self._starts.clear()
+        self._coming.clear()
         self._held = None
 
     def _found(self, member: str) -> Stored:
@@ -106,19 +115,33 @@ class BucketFolder:
         """Give an object, which stays until another is asked for: a file of many frames is opened for each."""
         if self._held is None or self._held[0].name != member:
             self._held = None
-            self._held = self._bucket.get_small(member, HELD_BYTES)
+            self._held = self._fetched(member)
         return self._held
+
+    def _fetched(self, member: str) -> tuple[Stored, bytes | None]:
+        """Fetch an object, and some of those that are expected after it meanwhile."""
+        if member not in self._expected:
+            return self._bucket.get_small(member, HELD_BYTES)
+        at = self._expected.index(member)
+        self._expected = self._expected[at:]
+        for name in self._expected[: PIXELS_AHEAD + 1]:
+            if name not in self._coming:
+                self._coming[name] = self._pool().submit(self._bucket.get_small, name, HELD_BYTES)
+        return self._coming.pop(member).result()
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
+        return self._threads
 
     def _start(self, member: str) -> bytes:
         """Give the first bytes of an object, and ask for those of the next ones in the listing."""
         at = self._places.get(member)
         if at is None:
             return b""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="headers")
         for name in self._names[at : at + AHEAD]:
             if name not in self._starts:
-                self._starts[name] = self._threads.submit(self._read_start, self._listed[name])
+                self._starts[name] = self._pool().submit(self._read_start, self._listed[name])
         for name in self._names[max(0, at - AHEAD) : at]:
             self._starts.pop(name, None)
         return self._starts[member].result()

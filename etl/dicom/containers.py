@@ -6,7 +6,7 @@ A member is a name that its container gave; only the container knows what it mea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
@@ -69,6 +69,9 @@ class Container(Protocol):
             One is not there any more.
         """
 
+    def expect(self, members: Sequence[str]) -> None:
+        """Hear which members will be opened whole, in which order; some may be fetched before they are wanted."""
+
     def close(self) -> None:
         """Give back what is held open."""
 
@@ -88,10 +91,16 @@ class Opener:
     """Opens members by location; keeps the last container, because the directory of a zip is long to read.
 
     Use as a context manager.
+
+    Parameters
+    ----------
+    expected : sequence of Location
+        What will be opened whole, in this order, where that is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Sequence[Location] = ()) -> None:
         self._last: tuple[str, Container] | None = None
+        self._expected = expected
 
     def __enter__(self) -> Opener:
         return self
@@ -105,6 +114,8 @@ class Opener:
         if self._last is None or self._last[0] != path:
             self._close()
             self._last = path, open_container(path)
+            if self._expected:
+                self._last[1].expect([one.member for one in self._expected if one.container == path])
         return self._last[1]
 
     def open(self, location: Location, *, whole: bool = False) -> AbstractContextManager[BinaryIO]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -98,6 +98,9 @@ class Folder:
     def states(self, members: Iterable[str]) -> Iterator[tuple[str, FileState]]:
         """See `Container.states`."""
         return ((member, FileState.of(os.path.join(self._path, member))) for member in members)
+
+    def expect(self, members: Sequence[str]) -> None:
+        """Do nothing: a folder has what it has at once."""
 
     def close(self) -> None:
         """Do nothing: a folder is not held open."""

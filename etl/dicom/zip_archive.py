@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -63,6 +63,9 @@ class Zip:
     def states(self, members: Iterable[str]) -> Iterator[tuple[str, FileState]]:
         """Give the state of the archive, which stands for all its members."""
         yield "", FileState.of(self._path)
+
+    def expect(self, members: Sequence[str]) -> None:
+        """Do nothing: members of a zip are inflated one at a time."""
 
     def close(self) -> None:
         """Close the archive."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import zipfile
 from collections import Counter
 
@@ -151,3 +152,25 @@ def test_an_object_that_was_replaced_is_not_read_on(bucket):
     place(bucket).put("x", b"b" * 100_000)
     with pytest.raises(OSError, match="x"):
         stream.seek(50_000) and stream.read(10)
+
+
+def test_each_object_is_fetched_once_for_its_pixels_and_some_ahead(
+    in_process, dicom, bucket, monkeypatch, tmp_path
+):
+    from etl.buckets.bucket import Bucket
+
+    upload(dicom / "q", f"{bucket}/in")
+    fetched, at_once = Counter(), []
+    get_small = Bucket.get_small
+
+    def counted(self, name, limit_bytes):
+        fetched[name] += 1
+        at_once.append(threading.current_thread().name)
+        return get_small(self, name, limit_bytes)
+
+    monkeypatch.setattr(Bucket, "get_small", counted)
+    assert ("written", None) in lines(day(in_process, f"{bucket}/in", tmp_path / "s.zarr"))
+    assert {name: n for name, n in fetched.items() if name.endswith(".dcm")} == {
+        f"{k:03d}.dcm": 1 for k in range(9)
+    }
+    assert len(set(at_once)) > 1
