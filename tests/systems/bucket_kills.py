@@ -116,7 +116,7 @@ def play(world, number, victim, rng):
     problems = []
     try:
         was_hit, status = struck(world, store, log, victim, rng)
-        if victim in ENDS_WELL and was_hit and status != 0:
+        if victim in ENDS_WELL and status != 0:
             problems.append(f"the run ended with {status}: {log.read_text()[-1500:]}")
         problems += problems_after(world, store, log)
         over.touch()
