@@ -7,6 +7,8 @@ requests then go unsigned instead of waiting for a metadata service that is not 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Any of these is a reason to sign; ``AWS_SKIP_SIGNATURE`` says it outright.
@@ -58,3 +60,14 @@ def client_options() -> dict[str, Any]:
 def reading_options(url: str) -> dict[str, Any]:
     """Give what fsspec needs to read a URL: s3fs asks for credentials unless told that there are none."""
     return {"anon": True} if url.startswith("s3://") and is_anonymous("s3") else {}
+
+
+@contextmanager
+def url_errors() -> Iterator[None]:
+    """Make an `OSError` of what the library behind a URL raises: botocore's errors derive from none."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError):
+        raise
+    except Exception as error:
+        raise OSError(" ".join(str(error).split()) or type(error).__name__) from error

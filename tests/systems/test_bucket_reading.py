@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -102,3 +105,20 @@ def test_a_data_loader_draws_the_crops_of_the_folder(stores, method):
         drawn.append([batch["image"].numpy() for batch in loader])
     for one, other in zip(*drawn, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_server_that_is_away_is_a_store_error(bucket):
+    """In a process of its own: s3fs keeps the address that it was made with."""
+    code = (
+        "import sys, etl\n"
+        "from etl.errors import StoreError\n"
+        "try: etl.open_store('s3://data/x.zarr')\n"
+        "except StoreError as error: print(error)\n"
+    )
+    environment = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    assert "http://127.0.0.1:9" in line
