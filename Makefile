@@ -15,7 +15,7 @@ PEERS := .venv-peers
 ECOSYSTEM := .venv-ecosystem
 CODE := etl tests $(wildcard bench docs/hooks.py)
 
-export INPUT STORE PRESET SCHEDULER DEMO
+export INPUT STORE PRESET SCHEDULER DEMO STATUS
 
 # Relative paths below mean the checkout; from anywhere else they would mean somebody's own .venv and demo.
 ifneq ($(lastword $(MAKEFILE_LIST)),Makefile)
@@ -31,7 +31,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv etl test test-slow test-ecosystem extras docs lint bench bench-peers clean constraints FORCE
+.PHONY: help venv etl test test-slow test-ecosystem test-browser test-systems extras docs lint bench bench-peers clean constraints FORCE
 # Every target may install into the one environment; two installs at once would spoil it.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -40,10 +40,13 @@ help:
 	@echo 'make etl           turn CT DICOM into one Zarr store; with no INPUT, a synthetic cohort into demo/store.zarr'
 	@echo '                   INPUT="/data/a /data/b.zip" STORE=/data/store.zarr  read these, write there'
 	@echo '                   PRESET=head-ct|article|FILE.toml  SCHEDULER=tcp://HOST:8786  ARGS="more options of ct-etl run"'
+	@echo '                   STATUS=FILE writes the exit status of ct-etl there; that of make itself is 2 whatever failed'
 	@echo '                   a path with spaces among several is quoted twice: INPUT="'\''/data/my scans'\'' /data/b"'
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
 	@echo 'make test-slow     real clusters, kills and whole cohorts'
 	@echo 'make test-ecosystem  the tools that read a store and its files: MONAI, TorchIO, ITK, nnU-Net, dcmqi (gigabytes)'
+	@echo 'make test-browser  the pages of ct-etl view in Chromium (on Debian: apt-get install chromium)'
+	@echo 'make test-systems  SLURM and Kubernetes manifests; as root on Debian it installs what they need'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
 	@echo 'make docs          build the site of the documents into site/'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
@@ -116,6 +119,7 @@ etl: $(VENV)/.ready-run
 	if [ -n "$$SCHEDULER" ]; then set -- "$$@" --scheduler "$$SCHEDULER"; fi; \
 	'$(BIN)/ct-etl' run "$$@" $(ARGS); \
 	status=$$?; \
+	if [ -n "$$STATUS" ]; then echo "$$status" > "$$STATUS"; fi; \
 	case $$status in \
 		0) ;; \
 		3) echo 'make etl: ct-etl ended with exit status 3: finished, but some series failed (listed above)' >&2 ;; \
@@ -124,11 +128,27 @@ etl: $(VENV)/.ready-run
 	exit $$status
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow and not ecosystem' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m 'not slow and not ecosystem and not browser' $(PYTEST_ARGS)
 
 # Real clusters, kills, whole cohorts: what would make the suite above too slow to run often.
 test-slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m slow $(PYTEST_ARGS)
+
+# The browser itself comes from the system. axe-core only where there is npm; its tests say what they lack.
+test-browser: $(VENV)/.ready-test
+	'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/browser.txt
+	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix .readers-browser axe-core@4.14.1; fi
+	$(BIN)/python -m pytest -m browser tests/view $(PYTEST_ARGS)
+
+# Debian's SLURM with its daemons, and buildah, as root; elsewhere what is missing is said by the tests, which are skipped.
+test-systems: $(VENV)/.ready-test
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+			slurmctld slurmd slurm-client munge openssl buildah debootstrap >/dev/null; \
+	fi
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/systems.txt
+	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check --no-deps dask-jobqueue==0.9.0 dask-kubernetes==2026.3.0
+	CT_ETL_SYSTEMS=yes $(BIN)/python -m pytest -m systems $(PYTEST_ARGS)
 
 # PyPI's PyTorch for Linux is a CUDA build of gigabytes: TORCH_INDEX=https://download.pytorch.org/whl/cpu is small.
 # zarrita.js only where there is npm; its test says what it lacks.
@@ -177,7 +197,7 @@ clean:
 	esac
 	@if [ -e '$(PEERS)/pyvenv.cfg' ]; then rm -rf '$(PEERS)'; fi
 	@if [ -e '$(ECOSYSTEM)/pyvenv.cfg' ]; then rm -rf '$(ECOSYSTEM)'; fi
-	rm -rf .readers site demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
+	rm -rf .readers .readers-browser site demo/dicom demo/.dicom.partial demo/store.zarr demo/store.zarr.runs
 	@if [ -d demo ] && [ ! -L demo ]; then rmdir demo 2>/dev/null || echo 'demo/ holds more than the demo; the rest is left alone' >&2; fi
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -189,9 +209,9 @@ constraints:
 	"$(PYTHON)" -m venv "$$folder/venv"; \
 	python="$$folder/venv/bin/python"; \
 	"$$python" -m pip install --quiet --disable-pip-version-check hatchling editables; \
-	"$$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,lint,s3,cluster]'; \
+	"$$python" -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[test,lint,s3,bucket,cluster]'; \
 	pins=$$("$$python" -c 'import sys; print("constraints/py%d%d.txt" % sys.version_info[:2])'); \
-	{ "$$python" -c 'import platform; print("# Pins for Python %s: ct-etl with the extras test, lint, s3 and cluster, and its build backend." % platform.python_version())'; \
+	{ "$$python" -c 'import platform; print("# Pins for Python %s: ct-etl with the extras test, lint, s3, bucket and cluster, and its build backend." % platform.python_version())'; \
 	  echo '# Remake: make constraints PYTHON=<this interpreter>'; \
 	  "$$python" -m pip freeze --disable-pip-version-check --exclude-editable > "$$folder/freeze"; \
 	  LC_ALL=C sort -f "$$folder/freeze"; } > "$$folder/pins"; \

@@ -41,6 +41,7 @@ ALL_OPTION = click.option("--all", "show_all", is_flag=True, help="List every se
 
 # What stands beside the main way is loaded when it is called, or listed.
 FURTHER_COMMANDS = {
+    "view": "etl.commands.view",
     "export": "etl.commands.export",
     "label": "etl.commands.label",
     "verify": "etl.commands.verify",
@@ -226,13 +227,14 @@ def info(store: str, as_json: bool, show_all: bool, as_csv: bool) -> None:
 )
 def report(store: str, run_dir: str | None) -> None:
     """Write the HTML report of STORE."""
+    from etl.buckets.urls import local_stand_in
     from etl.report.page import write_report
     from etl.run.ledger import REPORT_NAME, read_run
     from etl.run.run_dir import newest_run
     from etl.store.keys import resolve_store
 
     store = resolve_store(store)
-    folder = Path(run_dir).expanduser() if run_dir else newest_run(Path(store))
+    folder = Path(run_dir).expanduser() if run_dir else newest_run(local_stand_in(store))
     if run_dir and not folder.is_dir():
         raise UsageError(f"run directory {run_dir!r} does not exist")
     ledger, totals = read_run(folder)

@@ -164,8 +164,18 @@ class LabelCode(_Code):
     CONTOURS_IGNORED = "contours-ignored", "Points or open lines, which enclose no volume, were left out."
 
 
+class VerdictCode(_Code):
+    """What a person decided about a volume after looking at it."""
+
+    KEEP = "keep", "Good to use."
+    REJECT = "reject", "Not to be used."
+    LOOK_AGAIN = "look-again", "Undecided: somebody has to look once more."
+
+
 _WORDS = {
-    str(code): code.words for codes in (WarningCode, FailureCode, ExclusionCode, LabelCode) for code in codes
+    str(code): code.words
+    for codes in (WarningCode, FailureCode, ExclusionCode, LabelCode, VerdictCode)
+    for code in codes
 }
 
 

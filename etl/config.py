@@ -111,7 +111,10 @@ class Config:
         "auto", rules.WORKERS, "Worker processes; 0: in this process.  [auto]", "auto|N|0", in_result=False
     )
     scheduler: str | None = _option(
-        None, rules.ADDRESS, "Submit to a running Dask scheduler.", "ADDRESS", in_result=False
+        None, rules.ADDRESS, "Submit to a running Dask scheduler.", "ADDRESS|FILE", in_result=False
+    )
+    wait_workers: float = _option(
+        600.0, rules.TIME_S, "Longest wait for the scheduler's workers.  [600]", "S", in_result=False
     )
     overwrite: bool = _option(False, rules.FLAG, "Start the store anew.", in_result=False)
     replace: bool = _option(False, rules.FLAG, "Let a series lose slices that the store has.")

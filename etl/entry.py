@@ -10,6 +10,7 @@ from typing import Any, Literal
 Outcome = Literal["written", "unchanged", "excluded", "failed"]
 # A detail may quote an attribute, and an attribute may have 64 kB.
 MAX_DETAIL_CHARACTERS = 500
+NOT_REACHED = "not reached: the run was stopped before it; the next run goes on here"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Entry:
     def node(self) -> str:
         """Path of the series' group in the store."""
         return f"{self.patient_key}/{self.series_key}"
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the run came to it before it was stopped."""
+        return self.detail != NOT_REACHED
 
     def excluded(self, reason: str, detail: str) -> Entry:
         """Give the entry of a stack that is not wanted."""

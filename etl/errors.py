@@ -34,7 +34,7 @@ class ClusterError(EtlError):
 
 
 class DiskFullError(EtlError):
-    """The disk of the store takes nothing more; what comes next would fail too."""
+    """The disk of the store takes nothing more, or its bucket; what comes next would fail too."""
 
 
 class StoreError(EtlError):

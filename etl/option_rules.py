@@ -161,9 +161,13 @@ def _paths(value: Any) -> tuple[str, ...]:
 
 
 def _address(value: Any) -> str:
-    if not re.fullmatch(r"(tcp|tls|ws|wss)://[^/\s]+:\d{1,5}", _text(value)):
+    text = _text(value)
+    if re.fullmatch(r"(tcp|tls|ws|wss)://[^/\s]+:\d{1,5}", text):
+        return text
+    # An address whose protocol was forgotten is no file.
+    if "://" in text or re.fullmatch(r"[^/]+:\d+", text):
         raise ValueError(value)
-    return str(value)
+    return os.path.expanduser(text)
 
 
 SPACING_MM = Rule(_triple(0.05, 50, one_for_all=True), "one number or Z,Y,X, each 0.05 to 50 mm")
@@ -181,7 +185,9 @@ SIZE_MB = Rule(_in_range(1, MAX_MB), f"a whole number of MB, 1 to {MAX_MB}")
 SLICES = Rule(_in_range(2, 100_000), "a whole number, 2 or more")
 SERIES = _choice("all", "default")
 WORKERS = Rule(_workers, "'auto' or 0 to 1024", ("auto",))
-ADDRESS = Rule(_address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786")
+ADDRESS = Rule(
+    _address, "an address such as tcp://127.0.0.1:8786 or tls://host:8786, or the path of a Dask scheduler file"
+)
 PATH = Rule(_path, "a path")
 PATHS = Rule(_paths, "paths")
 KEY_FILE = Rule(_path, "the path of a key file")

@@ -5,12 +5,12 @@ Workers elsewhere must run the same.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from typing import Any
 
-from etl.errors import UsageError
 from etl.transfer_syntaxes import DISTRIBUTIONS
 
 # By their names as distributions, which for this package is not its name as a module. Dask only moves work about.
@@ -32,23 +32,30 @@ def software_versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in SOFTWARE}
 
 
-def refuse_other_versions(found: Mapping[str, Any]) -> None:
-    """Refuse workers with other versions than this process.
+def versions_here() -> dict[str, str | None]:
+    """Give the versions that a worker elsewhere must have too; None: not installed."""
+    found: dict[str, str | None] = {"python": ".".join(map(str, sys.version_info))}
+    for name in _SAME_EVERYWHERE[1:]:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def differing_versions(expected: Mapping[str, str | None], found: Mapping[str, Any] | None = None) -> str:
+    """Name what differs, such as ``"numpy 1.26.4 there, 2.1.0 here"``; empty: nothing.
 
     Parameters
     ----------
-    found : mapping
-        As Dask's `Client.get_versions` gives it for `SOFTWARE`.
-
-    Raises
-    ------
-    UsageError
-        Names the worker and the packages.
+    expected : mapping
+        Versions where the run was started ("here").
+    found : mapping, optional
+        Versions of a worker ("there"); by default those of this process.
     """
-    here = found["client"]["packages"]
-    for worker, node in found["workers"].items():
-        there = node["packages"]
-        differing = [name for name in _SAME_EVERYWHERE if there.get(name) != here.get(name)]
-        if differing:
-            named = ", ".join(f"{name} {there.get(name)} there, {here.get(name)} here" for name in differing)
-            raise UsageError(f"worker {worker} differs from this process: {named}")
+    there = versions_here() if found is None else found
+    return ", ".join(
+        f"{name} {there.get(name)} there, {version} here"
+        for name, version in expected.items()
+        if there.get(name) != version
+    )

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from hypothesis import settings
+from shared import SHARED_DATA
 
 from etl.cli import main
 from etl.phantom.cohort import WrittenSeries, write_cohort
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 THIN_SLICES = 14
 COARSE = ("--spacing-mm", "6", "--workers", "0")
 """Options of a quick run: few voxels, no processes."""

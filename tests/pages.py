@@ -85,7 +85,7 @@ def in_backticks(text: str) -> list[str]:
 
 def pages() -> list[Page]:
     """Every page that people read."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.md")]
+    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")]
     return [Page(path.relative_to(ROOT).as_posix()) for path in sorted(found)]
 
 

@@ -32,7 +32,8 @@ WRONG = {
     "min_slices": ["1", "-3", "8.5", "x", True],
     "series": ["", "first", "ALL", 1, []],
     "workers": ["-1", "many", "1.5", "1025", True, None],
-    "scheduler": ["", 8786, None, True],
+    "scheduler": ["", 8786, None, True, "host:8786"],
+    "wait_workers": [0, "soon", -1, float("inf")],
     "labels": ["", 3, [""]],
     "overwrite": ["yes", 1],
     "replace": ["yes", 1],
@@ -99,7 +100,7 @@ def test_a_wrong_value_is_refused_by_option_value_and_what_is_allowed(name: str)
         ("min_slices", [(2, 2)]),
         ("series", [("default", "default")]),
         ("workers", [("auto", "auto"), ("0", 0)]),
-        ("scheduler", [("tcp://127.0.0.1:8786", "tcp://127.0.0.1:8786")]),
+        ("scheduler", [("tcp://127.0.0.1:8786", "tcp://127.0.0.1:8786"), ("run/s.json", "run/s.json")]),
     ],
 )
 def test_a_right_value_is_taken_as_typed_or_as_a_number(name: str, values: list[tuple[Any, Any]]) -> None:
@@ -251,8 +252,8 @@ OTHER_RECIPE = {
 }  # fmt: skip
 SAME_RECIPE = {
     "slice_count": "9", "min_slices": "9", "series": "default", "workers": "0", "scheduler": "tcp://127.0.0.1:1",
-    "deidentify": "key", "overwrite": True, "replace": True, "dry_run": True, "run_dir": "x", "json": True,
-    "quiet": True, "all": True, "labels": "x",
+    "wait_workers": "5", "deidentify": "key", "overwrite": True, "replace": True, "dry_run": True, "run_dir": "x",
+    "json": True, "quiet": True, "all": True, "labels": "x",
     "deidentify_map": "x", "max_file_mb": "1", "max_volume_mb": "1", "time_limit_s": "1",
 }  # fmt: skip
 

@@ -32,7 +32,7 @@ from pages import ROOT, Fence, Page, apply_diff, in_backticks, pages
 from test_layers import LAYERS
 
 from etl.cli import main
-from etl.codes import ExclusionCode, FailureCode, LabelCode, WarningCode
+from etl.codes import ExclusionCode, FailureCode, LabelCode, VerdictCode, WarningCode
 from etl.config import build_config, load_preset
 from etl.phantom.cohort import write_cohort
 from etl.transfer_syntaxes import TRANSFER_SYNTAXES
@@ -57,11 +57,15 @@ NOT_RUN = {
     "ssh ": "needs several hosts",
     "sudo ": "changes the machine",
     "journalctl ": "needs systemd",
+    "sbatch ": "needs SLURM: run by test_a_job_writes_the_bytes_of_a_local_run_and_leaves_nothing",
+    "docker ": "needs a daemon",
+    "kubectl ": "needs a cluster",
 }
 SCHEDULER = "tcp://127.0.0.1:8786"
 """Commands that submit to it are run by test_a_cluster_of_one_machine_starts_as_the_page_says."""
 # What a command is replaced by here, where it would take long or go back into this test.
 INSTEAD = {
+    "ct-etl view": "ct-etl view --help",  # it serves until it is stopped; tests/view runs it
     "make test": "make --dry-run test",
     "make lint": "make --dry-run lint",
     "python tests/fuzz.py": "python tests/fuzz.py --help",
@@ -74,6 +78,7 @@ ELSEWHERE = {
     "https://zarr.dev": "Zarr",
     "https://headctstudy.qure.ai/dataset": "CQ500",
     "https://ngff.openmicroscopy.org": "OME-Zarr",
+    "https://github.com/google/neuroglancer": "Neuroglancer",
     "http://127.0.0.1:8787/status": "Dask's dashboard",
 }
 """Links that leave the repository: looked at by hand, not by a test, which must not need the network."""
@@ -81,21 +86,25 @@ COMMANDS = {name: main.get_command(click.Context(main), name) for name in main.l
 OTHER_OPTIONS = {
     *("--help", "--version"),
     *("--check", "--strict"),  # ruff, mypy
-    *("--inputs", "--kills", "--points", "--runs"),  # tests/fuzz.py, tests/kills.py, tests/sequences.py
+    *("--inputs", "--kills", "--points", "--rounds", "--runs"),  # scripts in tests/
     *("--resources", "--worker-port", "--nanny-port", "--now"),  # dask worker, systemctl
     "--create",  # python -m tarfile
+    *("--nodes", "--cpus-per-task", "--mem-per-cpu", "--time", "--account", "--partition"),  # sbatch
+    *("--death-timeout", "--lifetime", "--lifetime-stagger", "--scheduler-file"),  # dask worker, dask scheduler
+    *("--from-file", "--follow", "--replicas"),  # kubectl
 }
 NOT_FILES = {
     "zarr.json",
-    "labels.jsonl",
-    "reads.csv",
-    "TABLE.csv",
     "report.html",
     "run.json",
     "ledger.jsonl",
     "tracebacks.txt",
     "my.toml",
     "thick.toml",
+    "submit.py",
+    "labels.jsonl",
+    "reads.csv",
+    "TABLE.csv",
     "dataset.json",
     "ct_etl_values.json",
 }
@@ -104,6 +113,18 @@ OTHER_NAMES = {
     *("json", "numpy", "numcodecs", "zarr", "pydicom.dcmread", "scipy.ndimage.zoom", "flock", "signal.alarm"),
     *("concurrent.futures", "sharding_indexed", "bitshuffle", "scale_factor"),
     *("tmp_path", "image_position_patient"),
+    *(
+        "SLURMCluster",
+        "PBSCluster",
+        "LSFCluster",
+        "SGECluster",
+        "memory",
+        "walltime",
+        "resource_spec",
+        "ncpus",
+        "mem",
+    ),
+    *("job_extra_directives", "security"),
 }
 """Names of other libraries, and of tests."""
 NAMES_OF_TORCH = {"Conv3d", "ReLU", "Adam", "AdaptiveMaxPool3d", "DataLoader", "Flatten", "Linear", "Sequential"}
@@ -264,6 +285,11 @@ def test_the_table_of_codes_of_labels_is_that_of_the_code():
     assert PAGES["docs/labels.md"].table("Codes") == [[f"`{code}`", code.words] for code in LabelCode]
 
 
+def test_the_table_of_verdicts_is_that_of_the_code():
+    rows = [[f"`{code}`", str(number), code.words] for number, code in enumerate(VerdictCode, start=1)]
+    assert PAGES["docs/view.md"].table("Verdicts") == rows
+
+
 def test_the_table_of_transfer_syntaxes_is_that_of_the_code():
     rows = [[f"`{s.uid}`", s.name, s.decoder, "yes" if s.is_lossy else "no"] for s in TRANSFER_SYNTAXES.values()]
     assert PAGES["docs/dicom.md"].table("Transfer syntaxes") == rows
@@ -367,6 +393,11 @@ def workspace(tmp_path: Path, one_patient: Path, cohort_run: CohortRun) -> Works
     return Workspace(tmp_path / "checkout", one_patient, cohort_run.store)
 
 
+def needs_batch_system(fence: Fence) -> bool:
+    """Run by test_the_page_on_dask_jobqueue_is_true."""
+    return fence.language == "python" and "dask_jobqueue" in fence.text
+
+
 def needs_torch(fence: Fence) -> bool:
     return fence.language == "python" and "torch" in fence.text
 
@@ -411,10 +442,19 @@ def run_block(fence: Fence, workspace: Workspace) -> None:
                 continue
             assert command.startswith(RUN), f"neither run nor in NOT_RUN: {command}"
             workspace.sh(replaced(command))
-    elif fence.language == "python" and not needs_torch(fence):
+    elif fence.language == "python" and not needs_torch(fence) and not needs_batch_system(fence):
         workspace.python(fence)
     elif fence.language in {"toml", "diff"}:
         getattr(workspace, fence.language)(fence)
+
+
+def test_make_writes_the_status_that_it_cannot_end_with(workspace):
+    # Its volumes would be larger.
+    command = ["make", "etl", "STATUS=status.txt", "STORE=s.zarr", "INPUT=demo/dicom"]
+    workspace.run([*command, "ARGS=--workers 0 --spacing-mm 0.5 --max-volume-mb 1"], expected=2)
+    assert (workspace.folder / "status.txt").read_text() == "3\n"
+    workspace.run([*command, "ARGS=--workers 0 --spacing-mm 6", "STORE=t.zarr"])
+    assert (workspace.folder / "status.txt").read_text() == "0\n"
 
 
 def test_nothing_is_left_out_in_vain():

@@ -20,10 +20,10 @@ PACKAGE = Path(etl.__file__).parent
 LAYERS = (
     {"codes", "transfer_syntaxes", "digests", "option_rules", "header", "shards"},
     {"errors", "entry", "stack"},
-    {"config", "software"},
+    {"buckets", "config", "software"},
     {"volume", "dicom", "phantom"},
     {"store", "workers", "read"},
-    {"scan", "report"},
+    {"scan", "report", "view"},
     {"plan"},
     {"process"},
     {"labels", "export"},
@@ -38,17 +38,21 @@ HOMES = {
     **{name: {"read.bridges"} for name in ("SimpleITK", "itk", "monai", "torchio", "xarray")},
     "nibabel": {"labels", "read.bridges"},
     "nrrd": {"export", "labels"},
-    "PIL": {"report.montage"},
+    "PIL": {"report.montage", "view.pictures"},
     "click": {"cli", "commands"},
     # `stored_volume` imports it where `Volume.dask` is called.
-    "dask": {"workers.dask_pool", "workers.local_cluster", "read.stored_volume", "run.doctor"},
-    "distributed": {"workers.dask_pool", "workers.local_cluster", "run.doctor"},
+    "dask": {"workers.connect", "workers.dask_pool", "workers.local_cluster", "read.stored_volume", "run.doctor"},
+    "distributed": {
+        *(f"workers.{name}" for name in ("calls", "connect", "dask_pool", "fleet", "local_cluster")),
+        "run.doctor",
+    },
     # By which zarr reads URLs.
-    "fsspec": {"read.catalog"},
+    "fsspec": {"read.catalog", "read.stored_bytes"},
     "google_crc32c": {"shards"},
     "imagecodecs": {"dicom.pixels", "dicom.decoder_check"},
     "isal": {"dicom"},
-    "jinja2": {"report.page"},
+    "jinja2": {"report.page", "view.app"},
+    "obstore": {"buckets"},
     "numcodecs": {"store", "read.shard_reader"},
     # `prediction` makes a DICOM SEG of the headers of the slices.
     "highdicom": {"labels"},
@@ -64,6 +68,7 @@ HOMES = {
 }
 # The public face of each package: the modules that other parts of the house may import.
 FACES = {
+    "buckets": "bucket connecting urls",
     "shards": "layout",
     "volume": "body contours convert geometry grid hounsfield normalize padding patient_space place_segment "
     "plane_masks quality slice_weights spline",
@@ -74,8 +79,8 @@ FACES = {
     "labels": "find label_entry label_series names prediction source_mask survey tables",
     "store": "durable encoding fingerprint finish keys label_encoding labels layout "
     "lock metadata node_names patient_labels publish root source_map verify",
-    "workers": "pool progress stop_signals time_limit",
-    "read": "optional_library patients stored_array table",
+    "workers": "fitness pool progress stop_signals time_limit",
+    "read": "catalog optional_library patients stored_array stored_bytes table verdicts",
     "scan": "deidentify distinctions inputs scan",
     "report": "explain montage page",
     "plan": "checks masks plan repeats series_keys task",
@@ -83,6 +88,7 @@ FACES = {
     "run": "doctor label ledger rerun run run_dir summaries terminal verify_input verify_labels",
     "training": "",
     "commands": "output",
+    "view": "app server verdict_file",
 }
 HEAVY = {"bokeh", "click", "dask", "distributed", "numpy", "pydicom", "rich", "scipy", "torch", "zarr"}
 LOADS_NONE_OF = {

@@ -21,6 +21,7 @@ from etl.config import build_config, load_preset
 @click.option("--labels", multiple=True, metavar="NAME", help="Label that is wanted too; may be given again.")
 @click.option("--patients", multiple=True, metavar="ID", help="Only this Patient ID; may be given again.")
 @click.option("--series", type=click.Choice(["default", "all"]), default="default", show_default=True)
+@click.option("--rejected", "with_rejected", is_flag=True, help="Also volumes that were rejected in ct-etl view.")
 @click.option("--workers", metavar="N|auto", default="auto", help="Local processes; 0: this one.  [auto]")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @JSON_OPTION
@@ -35,6 +36,8 @@ def command(store: str, out: str, workers: str, as_json: bool, **options: Any) -
             print_json(result.to_json())
         else:
             click.echo(f"{result.volumes} volumes: {result.files_written} files written, {result.files_kept} kept")
+            if result.rejected:
+                click.echo(f"{result.rejected} rejected volumes left out; --rejected exports them too")
             for node, problem in result.failed.items():
                 click.echo(f"{node} failed: {problem}")
     sys.exit(EXIT_FAILED_SERIES if result.failed else 0)

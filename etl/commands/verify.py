@@ -29,7 +29,7 @@ def command(
     from etl.scan.scan import Limits
     from etl.store import verify as check
     from etl.store.keys import open_keys, resolve_store
-    from etl.store.lock import StoreLock
+    from etl.store.lock import store_lock
     from etl.workers.pool import open_pool
 
     if more_inputs and not inputs:
@@ -37,7 +37,7 @@ def command(
     # An option takes one value; the further ones of `--input A B` arrive as arguments.
     inputs += more_inputs
     store = resolve_store(store)
-    with StoreLock(store) if repair else nullcontext():
+    with store_lock(store, lambda line: click.echo(f"ct-etl: {line}", err=True)) if repair else nullcontext():
         if repair:
             # A replacement that a killed run had ready is finished, not removed.
             open_keys(store).clear_leftovers()
@@ -49,7 +49,8 @@ def command(
                 scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
             compared, more = verify_against_input(store, scan, pseudonyms)
             labels, of_labels = verify_labels_against(store, inputs, pseudonyms)
-            lines += [f"{compared} volumes compared with the input", f"{labels} labels compared with the input"]
+            lines.append(f"{compared} volumes compared with the input")
+            lines += [f"{labels} labels compared with the input"] if labels else []
             # Masks alone need no volume beside them.
             findings += [*(one for one in more if one.path or not labels), *of_labels]
         lines += [f"{finding.path}: {finding.problem}" for finding in findings]

@@ -1,4 +1,4 @@
-"""What holds files: a folder or a zip. Another kind of input is another class here.
+"""What holds files: a folder or a zip, here or in a bucket. Another kind of input is another class here.
 
 A member is a name that its container gave; only the container knows what it means.
 """
@@ -6,10 +6,11 @@ A member is a name that its container gave; only the container knows what it mea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
+from etl.buckets.urls import is_bucket_url
 from etl.dicom.folder import Folder
 from etl.dicom.zip_archive import Zip
 from etl.stack import FileState, Location
@@ -68,12 +69,21 @@ class Container(Protocol):
             One is not there any more.
         """
 
+    def expect(self, members: Sequence[str]) -> None:
+        """Hear which members will be opened whole, in which order; some may be fetched before they are wanted."""
+
     def close(self) -> None:
         """Give back what is held open."""
 
 
 def open_container(path: str) -> Container:
-    """Give the container at a path of the file system: a zip where it is a file."""
+    """Give the container at a path: a zip where it is a file, or a URL that does not end with a slash."""
+    if is_bucket_url(path):
+        # Not needed for what lies on this machine.
+        from etl.dicom.bucket_folder import BucketFolder  # noqa: PLC0415
+        from etl.dicom.bucket_zip import BucketZip  # noqa: PLC0415
+
+        return BucketFolder(path) if path.endswith("/") else BucketZip(path)
     return Folder(path) if os.path.isdir(path) else Zip(path)
 
 
@@ -81,10 +91,16 @@ class Opener:
     """Opens members by location; keeps the last container, because the directory of a zip is long to read.
 
     Use as a context manager.
+
+    Parameters
+    ----------
+    expected : sequence of Location
+        What will be opened whole, in this order, where that is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Sequence[Location] = ()) -> None:
         self._last: tuple[str, Container] | None = None
+        self._expected = expected
 
     def __enter__(self) -> Opener:
         return self
@@ -98,6 +114,8 @@ class Opener:
         if self._last is None or self._last[0] != path:
             self._close()
             self._last = path, open_container(path)
+            if self._expected:
+                self._last[1].expect([one.member for one in self._expected if one.container == path])
         return self._last[1]
 
     def open(self, location: Location, *, whole: bool = False) -> AbstractContextManager[BinaryIO]:

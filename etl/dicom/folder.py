@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -29,15 +29,19 @@ class Folder:
     def members(self, problems: list[tuple[str, str]], only: tuple[str, ...] | None) -> Iterator[str]:
         """See `Container.members`."""
         if only is None:
-            yield from self._walk(problems)
+            yield from self._walk(problems, "")
             return
-        lost = [name for name in only if _leads_nowhere(os.path.join(self._path, name))]
-        yield from (name for name in only if name not in lost)
+        files = [name for name in only if not name.endswith("/")]
+        lost = [name for name in files if _leads_nowhere(os.path.join(self._path, name))]
+        yield from (name for name in files if name not in lost)
+        for name in only:
+            if name.endswith("/"):
+                yield from self._walk(problems, name.rstrip("/"))
         _tell_lost(problems, "", len(lost))
 
-    def _walk(self, problems: list[tuple[str, str]]) -> Iterator[str]:
+    def _walk(self, problems: list[tuple[str, str]], start: str) -> Iterator[str]:
         visited: set[tuple[int, int]] = set()
-        waiting = [""]
+        waiting = [start]
         while waiting:
             folder = waiting.pop()
             path = os.path.join(self._path, folder)
@@ -98,6 +102,9 @@ class Folder:
     def states(self, members: Iterable[str]) -> Iterator[tuple[str, FileState]]:
         """See `Container.states`."""
         return ((member, FileState.of(os.path.join(self._path, member))) for member in members)
+
+    def expect(self, members: Sequence[str]) -> None:
+        """Do nothing: a folder has what it has at once."""
 
     def close(self) -> None:
         """Do nothing: a folder is not held open."""

@@ -45,7 +45,7 @@ def read_frames(stack: Stack, *, limit_bytes: int = 4 << 30) -> Iterator[bytes]:
         ``unreadable``, ``truncated-pixel-data``, ``undecodable``.
     """
     slices = stack.slices
-    with Opener() as opener:
+    with Opener(expected=slices.locations) as opener:
         held = _HeldFile(opener, limit_bytes)
         for i in range(len(slices)):
             fmt = stack.formats[slices.format[i]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -64,6 +64,9 @@ class Zip:
         """Give the state of the archive, which stands for all its members."""
         yield "", FileState.of(self._path)
 
+    def expect(self, members: Sequence[str]) -> None:
+        """Do nothing: members of a zip are inflated one at a time."""
+
     def close(self) -> None:
         """Close the archive."""
         if self._opened is not None:
@@ -73,8 +76,11 @@ class Zip:
     @property
     def _archive(self) -> zipfile.ZipFile:
         if self._opened is None:
-            self._opened, self._archive_state = zipfile.ZipFile(self._path), FileState.of(self._path)
+            self._opened, self._archive_state = self._open_archive()
         return self._opened
+
+    def _open_archive(self) -> tuple[zipfile.ZipFile, FileState]:
+        return zipfile.ZipFile(self._path), FileState.of(self._path)
 
     def _opened_entries(self) -> dict[str, zipfile.ZipInfo]:
         archive = self._archive
@@ -93,6 +99,11 @@ def is_zip(path: Path) -> bool:
     """Whether a file begins as a zip does; one that was cut off has lost its directory, which is at the end."""
     try:
         with path.open("rb") as stream:
-            return stream.read(4) in _ZIP_STARTS
+            return starts_as_zip(stream.read(4))
     except OSError:
         return False
+
+
+def starts_as_zip(start: bytes) -> bool:
+    """Whether the first four bytes of a file are those of a zip."""
+    return start in _ZIP_STARTS

@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from etl.codes import VerdictCode
 from etl.errors import UsageError
 from etl.export import nnunet
 from etl.export.image_files import INSTALL, NIFTI, NRRD
 from etl.export.volume_files import Exported, VolumeFiles, export_volume
 from etl.read.optional_library import optional_library
 from etl.read.patients import Store, Volume, open_store
+from etl.read.verdicts import read_verdicts
 from etl.store.durable import write_durably
 from etl.workers.pool import open_pool
 from etl.workers.progress import metered
@@ -32,6 +34,8 @@ class ExportResult:
     Parameters
     ----------
     volumes : int
+    rejected : int
+        Left out, since somebody rejected them.
     files_written, files_kept : int
     bytes_out : int
     failed : dict
@@ -39,6 +43,7 @@ class ExportResult:
     """
 
     volumes: int
+    rejected: int
     files_written: int
     files_kept: int
     bytes_out: int
@@ -58,6 +63,7 @@ def export(
     labels: Sequence[str] = (),
     patients: Collection[str] = (),
     series: Series = "default",
+    with_rejected: bool = False,
     workers: int | Literal["auto"] = "auto",
     quiet: bool = False,
 ) -> ExportResult:
@@ -79,6 +85,8 @@ def export(
         Only these Patient IDs; all where empty.
     series : {"default", "all"}
         The default series of every patient, or everything.
+    with_rejected : bool
+        Also volumes that somebody rejected (`etl.read.verdicts`).
     workers : int or "auto"
         Local processes; 0 works in this one.
     quiet : bool
@@ -93,6 +101,12 @@ def export(
     """
     _check(store_path, out, form, labels)
     volumes = _volumes(open_store(store_path), patients, series)
+    verdicts = {} if with_rejected else read_verdicts(os.path.realpath(store_path))
+    rejected = {node for node, one in verdicts.items() if one.verdict == VerdictCode.REJECT}
+    left_out = sum(volume.node in rejected for volume in volumes)
+    volumes = [volume for volume in volumes if volume.node not in rejected]
+    if not volumes:
+        raise UsageError(f"all {left_out} volumes were rejected; --rejected exports them too")
     missing = [name for name in labels if not any(name in volume.labels for volume in volumes)]
     if missing:
         raise UsageError(f"labels: no volume has {missing[0]!r}")
@@ -111,6 +125,7 @@ def export(
             done.append(one)
     return ExportResult(
         volumes=len(done),
+        rejected=left_out,
         files_written=sum(one.written for one in done),
         files_kept=sum(one.kept for one in done),
         bytes_out=sum(one.bytes_out for one in done),

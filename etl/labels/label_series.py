@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from etl.software import software_versions
 from etl.store.keys import Keys, open_keys
 from etl.store.label_encoding import Segment, encode_label
 from etl.store.labels import inner_chunk, publish_label, published_labels, take_back_label
+from etl.store.lock import is_held
 from etl.store.publish import published
 from etl.store.source_map import read_source_map
 from etl.volume.patient_space import Geometry
@@ -184,7 +184,7 @@ def _write(task: LabelTask, store_path: str, lock_token: str, abandoned: GivenUp
     placed, layers = encoded_layers(task, keys)
 
     def check() -> None:
-        if abandoned.is_set() or not os.path.exists(lock_token):
+        if abandoned.is_set() or not is_held(lock_token):
             raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
 
     written = sum(publish_label(keys, task.node, name, content, check=check) for name, content in layers.items())

@@ -20,7 +20,7 @@ from etl.read.patients import Store, open_store
 from etl.read.table import OWN_COLUMNS, is_own
 from etl.scan.deidentify import Pseudonyms
 from etl.store.keys import open_keys, resolve_store
-from etl.store.lock import StoreLock
+from etl.store.lock import store_lock
 from etl.store.patient_labels import put_labels
 
 Rows = dict[str, dict[str, Value]]
@@ -92,7 +92,7 @@ def join_table(store_path: str, table: Path, key: str, *, pseudonyms: Pseudonyms
             f"{table.name}: column {own[0]!r} has the name of a column of the store ({', '.join(OWN_COLUMNS)})"
         )
     path = resolve_store(store_path)
-    with StoreLock(path):
+    with store_lock(path):
         store = open_store(path)
         left_out = _check_deidentified(store, rows, pseudonyms)
         columns = tuple(name for name in rows.columns if name not in left_out)

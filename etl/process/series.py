@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 from contextlib import suppress
@@ -23,6 +22,7 @@ from etl.report.montage import Montage, candidate_planes, draw_montage
 from etl.store.encoding import encode_series
 from etl.store.fingerprint import body_threshold
 from etl.store.keys import open_keys
+from etl.store.lock import is_held
 from etl.store.publish import publish
 from etl.volume.body import body_shares
 from etl.volume.convert import Converted
@@ -105,7 +105,7 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
 
     def check() -> None:
         # A thread that was given up, or a worker on another host, may outlive the run that sent the task.
-        if abandoned.is_set() or not os.path.exists(lock_token):
+        if abandoned.is_set() or not is_held(lock_token):
             raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
 
     written = publish(open_keys(store_path), entry.node, keys, check=check)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from etl.buckets.connecting import reading_options, url_errors
 from etl.errors import StoreError
 from etl.read.consolidated import Groups, arrange, parse_root
 
@@ -142,16 +143,19 @@ class _Url:
     def __init__(self, url: str) -> None:
         import fsspec.core  # noqa: PLC0415 - folders are read without it
 
-        self._files, self._path = fsspec.core.url_to_fs(url)
+        self._files, self._path = fsspec.core.url_to_fs(url, **reading_options(url))
+        # It remembers listings for as long as the process lives; a store grows.
+        self._files.invalidate_cache()
 
     def root(self) -> bytes:
         """See `_Place.root`."""
-        content: bytes = self._files.cat_file(f"{self._path}/{METADATA}")
+        with url_errors():
+            content: bytes = self._files.cat_file(f"{self._path}/{METADATA}")
         return content
 
     def folders(self, node: str) -> list[str]:
         """See `_Place.folders`."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), url_errors():
             entries = self._files.ls(f"{self._path}/{node}".rstrip("/"), detail=True)
             names = [
                 entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"
@@ -164,7 +168,8 @@ class _Url:
         wanted = {f"{self._path}/{node}/{METADATA}": node for node in nodes}
         if not wanted:
             return {}
-        found = self._files.cat(list(wanted), on_error="return")
+        with url_errors():
+            found = self._files.cat(list(wanted), on_error="return")
         for content in found.values():
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
                 raise OSError(_one_line(content)) from content

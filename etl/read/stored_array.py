@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.buckets.connecting import reading_options, url_errors
 from etl.read.selection import Indices, parts_of
 from etl.read.shard_reader import open_shard
 
@@ -59,7 +60,8 @@ class ZarrArray:
         # One contiguous read a layer of chunks: zarr's own selection by list is 15 times slower.
         axes = [_runs(one, side) for one, side in zip(wanted, self.chunk, strict=True)]
         for runs in product(*axes):
-            block = np.asarray(self._array[tuple(run[0] for run in runs)])
+            with url_errors():
+                block = np.asarray(self._array[tuple(run[0] for run in runs)])
             for axis, (_, inside, _target) in enumerate(runs):
                 block = block if inside is None else np.take(block, inside, axis)
             out[tuple(run[2] for run in runs)] = block
@@ -99,7 +101,9 @@ def open_array(store_path: str, path: str) -> StoredArray:
         return found
     import zarr  # noqa: PLC0415 - what our own reader reads needs no zarr
 
-    return ZarrArray(zarr.open_array(store_path, path=path, mode="r"))
+    options = reading_options(store_path) or None
+    with url_errors():
+        return ZarrArray(zarr.open_array(store_path, path=path, mode="r", storage_options=options))
 
 
 def read_values(array: StoredArray, wanted: Sequence[range | NDArray[np.intp]]) -> NDArray[Any]:

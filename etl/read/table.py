@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from etl.read.verdicts import Verdict, read_verdicts
 from etl.read.volume_metadata import VolumeMetadata
 
 OWN_COLUMNS = (
@@ -21,6 +22,8 @@ OWN_COLUMNS = (
     "spacing_x_mm",
     "gantry_tilt_deg",
     "warnings",
+    "verdict",
+    "verdict_note",
 )
 """What the store says of every volume; no table that is joined may have these."""
 DICOM = "dicom."
@@ -49,12 +52,17 @@ def table_of(volumes: Iterable[tuple[VolumeMetadata, bool]]) -> tuple[list[str],
         values of a DICOM attribute by backslashes.
     """
     rows: list[dict[str, Any]] = []
+    verdicts: dict[str, Mapping[str, Verdict]] = {}
     dicom: set[str] = set()
     joined: set[str] = set()
     for volume, is_default in volumes:
         technical = {DICOM + keyword: _one(value) for keyword, value in volume.dicom.items()}
         columns = volume.columns
-        rows.append({**_own(volume, is_default), **technical, **columns})
+        if volume.store_path not in verdicts:
+            verdicts[volume.store_path] = read_verdicts(volume.store_path)
+        judged = verdicts[volume.store_path].get(volume.node)
+        decided = {"verdict": str(judged.verdict), "verdict_note": judged.note} if judged else {}
+        rows.append({**_own(volume, is_default), **decided, **technical, **columns})
         dicom.update(technical)
         joined.update(columns)
     names = [*OWN_COLUMNS, *sorted(dicom), *sorted(joined)]
@@ -74,7 +82,7 @@ def _own(volume: VolumeMetadata, is_default: bool) -> dict[str, Any]:
         volume.geometry.gantry_tilt_deg,
         ",".join(volume.warnings),
     )
-    return dict(zip(OWN_COLUMNS, values, strict=True))
+    return dict(zip(OWN_COLUMNS, values, strict=False))
 
 
 def _one(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections import Counter
@@ -134,7 +135,7 @@ def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
         "pending": run.pending,
         "damaged": damaged,
         "report": None if stopped is not None else str(run.run_dir / REPORT_NAME),
-        "unreadable_paths": [str(Path(*item.location)) for item in run.scan.unreadable],
+        "unreadable_paths": [os.path.join(*item.location) for item in run.scan.unreadable],
         "input_digest": run.input_digest,
         "store_digest": _root_digest(keys),
         RECORD_FIELD: update_record(run.record, run.tasks, entries),
@@ -254,7 +255,7 @@ def _totals(
         "dropped_attributes": dict(
             sorted(Counter(k for stack in scan.stacks for k in stack.header.dropped).items())
         ),
-        "ignored_paths": [str(Path(*location)) for location in scan.ignored],
+        "ignored_paths": [os.path.join(*location) for location in scan.ignored],
         "seconds": round(time.monotonic() - start, 3),
         "bytes_in": sum(entry.bytes_in for entry in entries if entry.outcome == "written"),
         "bytes_out": sum(entry.bytes_out for entry in entries),

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from etl.buckets.urls import is_bucket_url, local_stand_in
 from etl.entry import Entry
 from etl.plan.task import SeriesTask
 from etl.run.ledger import read_run
@@ -40,7 +41,7 @@ def read_record(store_path: str, run_dir: Path) -> dict[str, str]:
     dict
         Digests as `files_digest` gives them; empty where no record can be read.
     """
-    for folder in (run_dir, *_run_dirs(Path(store_path))):
+    for folder in (run_dir, *_run_dirs(local_stand_in(store_path))):
         try:
             _, totals = read_run(folder)
         except (OSError, ValueError, RecursionError):
@@ -75,7 +76,7 @@ def leave_pointer(store_path: str, run_dir: Path) -> None:
     DiskFullError
     OSError
     """
-    runs = runs_folder(Path(store_path))
+    runs = runs_folder(local_stand_in(store_path))
     if run_dir.resolve().parent == runs.resolve():
         (runs / POINTER_NAME).unlink(missing_ok=True)
     else:
@@ -107,7 +108,9 @@ def files_digest(task: SeriesTask) -> str | None:
     """
     slices = task.stack.slices
     newest_ns = time.time_ns() - int(SETTLED_S * 1e9)
-    if max(int(slices.modified_ns.max()), int(slices.changed_ns.max())) > newest_ns:
+    is_new = max(int(slices.modified_ns.max()), int(slices.changed_ns.max())) > newest_ns
+    # An object of a bucket has another ETag then, whatever the clocks say.
+    if is_new and not all(is_bucket_url(location.container) for location in slices.locations):
         return None
     rows = zip(
         slices.locations,

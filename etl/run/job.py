@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from etl.buckets.urls import local_stand_in
 from etl.config import Config
-from etl.dicom.sources import find_sources
+from etl.dicom.sources import find_sources, resolve_input
 from etl.labels.survey import Source, find_masks
 from etl.run.rerun import input_digest
 from etl.run.run_dir import check_run_dir, new_run_dir
@@ -19,7 +20,8 @@ from etl.scan.inputs import scan_inputs
 from etl.scan.scan import Limits, ScanResult
 from etl.store.keys import Keys, open_keys, resolve_store
 from etl.store.root import check_root
-from etl.workers.pool import Pool
+from etl.workers.fitness import Needs, witnesses
+from etl.workers.pool import Pool, open_pool
 from etl.workers.progress import say
 
 
@@ -50,7 +52,7 @@ def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
     start = time.monotonic()
     # Workers have working folders of their own.
     inputs, store_path = (
-        [os.path.abspath(os.path.expanduser(given)) for given in inputs],
+        [resolve_input(given) for given in inputs],
         resolve_store(store_path),
     )
     pseudonyms = Pseudonyms(read_key(config.deidentify)) if config.deidentify else None
@@ -60,11 +62,22 @@ def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
     sources = find_sources(inputs)
     state = None if pseudonyms else input_digest(sources, config)
     run_dir = new_run_dir(store_path, config)
-    check_run_dir(run_dir, Path(store_path))
+    check_run_dir(run_dir, local_stand_in(store_path))
     if config.deidentify_map is not None:
-        check_mapping(Path(config.deidentify_map), Path(store_path))
+        check_mapping(Path(config.deidentify_map), local_stand_in(store_path))
     masks = tuple(find_masks(config.labels))
     return Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, masks, start)
+
+
+@contextmanager
+def pool_of(job: Job) -> Iterator[Pool]:
+    """Open the workers of a job: see `etl.workers.pool.open_pool`."""
+    config = job.config
+    needs = Needs(witnesses(job.inputs), None if config.dry_run else job.keys.path)
+    with open_pool(
+        config.workers, config.scheduler, needs=needs, wait_s=config.wait_workers, quiet=config.quiet
+    ) as pool:
+        yield pool
 
 
 def scan_job(job: Job, pool: Pool) -> ScanResult:

@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from etl.buckets.urls import local_stand_in
 from etl.codes import FailureCode, LabelCode
 from etl.config import Config
 from etl.errors import ClusterError, DiskFullError, StoreError, UsageError
@@ -26,7 +26,7 @@ from etl.store.durable import write_durably
 from etl.store.finish import finish_store
 from etl.store.keys import Keys, open_keys, resolve_store
 from etl.store.layout import METADATA
-from etl.store.lock import StoreLock
+from etl.store.lock import Lock, store_lock
 from etl.store.metadata import ct_etl_attributes, parsed
 from etl.store.node_names import label_key
 from etl.store.root import withdraw_consolidated
@@ -83,11 +83,11 @@ def label(store_path: str, sources: Sequence[str], options: LabelOptions) -> Lab
     recipe = recipe_of(keys)
     pseudonyms = pseudonyms_of(config.deidentify, recipe)
     run_dir = new_label_dir(store_path, config)
-    check_run_dir(run_dir, Path(store_path))
+    check_run_dir(run_dir, local_stand_in(store_path))
     found = find_masks(sources)
     mapping = read_mapping(os.path.expanduser(options.mapping)) if options.mapping else {}
     run = LabelRun()
-    with stop_signals() as signals, StoreLock(store_path) as lock:
+    with stop_signals() as signals, store_lock(store_path) as lock:
         try:
             with open_pool(config.workers, config.scheduler) as pool:
                 label_all(run, found, keys, pool, lock, pseudonyms, mapping, options)
@@ -151,7 +151,7 @@ def label_all(
     sources: Sequence[Source],
     keys: Keys,
     pool: Pool,
-    lock: StoreLock,
+    lock: Lock,
     pseudonyms: Pseudonyms | None,
     mapping: Mapping[str, MappedTo],
     options: LabelOptions,
@@ -189,7 +189,7 @@ def label_all(
 
 
 def _place_all(
-    run: LabelRun, todo: Sequence[LabelTask], keys: Keys, pool: Pool, lock: StoreLock, config: Config
+    run: LabelRun, todo: Sequence[LabelTask], keys: Keys, pool: Pool, lock: Lock, config: Config
 ) -> None:
     # Two masks of one series list their labels in one group: they are placed one after the other.
     by_node: dict[str, list[LabelTask]] = {}

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from etl.buckets.urls import is_bucket_url, local_stand_in
 from etl.config import Config
 from etl.dicom.containers import open_container
 from etl.dicom.sources import Source, find_sources
@@ -26,11 +28,15 @@ from etl.run.finish import RunResult, finish_unchanged
 from etl.run.ledger import read_run
 from etl.run.run_dir import check_run_dir, new_run_dir, newest_run
 from etl.software import software_versions
+from etl.stack import FileState
 from etl.store.keys import Keys, open_keys, resolve_store
 from etl.store.layout import METADATA
-from etl.store.lock import StoreLock
+from etl.store.lock import store_lock
 from etl.store.publish import is_whole, published
 from etl.store.root import check_root, root_digest
+from etl.workers.progress import say
+
+LISTS_AT_ONCE = 32
 
 
 def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResult | None:
@@ -55,10 +61,10 @@ def run_again(inputs: Iterable[str], store_path: str, config: Config) -> RunResu
     if check_root(keys, config.recipe(), overwrite=False) is None:
         return None
     sources = find_sources(map(os.path.expanduser, inputs))
-    check_run_dir(new_run_dir(keys.path, config), Path(keys.path))
-    run_dir = newest_run(Path(keys.path)) if config.run_dir is None else Path(config.run_dir)
+    check_run_dir(new_run_dir(keys.path, config), local_stand_in(keys.path))
+    run_dir = newest_run(local_stand_in(keys.path)) if config.run_dir is None else Path(config.run_dir)
     state = input_digest(sources, config)
-    with StoreLock(keys.path):
+    with store_lock(keys.path, partial(say, quiet=config.quiet)):
         found = _finished_work(run_dir, state, keys)
         return None if found is None else finish_unchanged(*found, keys, config, start)
 
@@ -79,16 +85,36 @@ def input_digest(sources: Iterable[Source], config: Config) -> str | None:
     newest_ns = time.time_ns() - int(input_files.SETTLED_S * 1e9)
     problems: list[tuple[str, str]] = []
     try:
-        for source in sources:
+        for source, states in _states_of(sources, problems):
             digest.update(_bytes(source.container))
-            container = open_container(source.container)
-            for name, state in container.states(source.list_members(container, problems)):
-                if max(state.modified_ns, state.changed_ns) > newest_ns:
+            # An object is replaced in one step, and then has another ETag: no tick of a clock hides it.
+            may_be_new = not is_bucket_url(source.container)
+            for name, state in states:
+                if may_be_new and max(state.modified_ns, state.changed_ns) > newest_ns:
                     return None
                 digest.update(b"\0%s\0%d %d %d %d" % (_bytes(name), *state))
     except OSError:
         return None
     return None if problems else digest.hexdigest()
+
+
+def _states_of(
+    sources: Iterable[Source], problems: list[tuple[str, str]]
+) -> Iterator[tuple[Source, Iterable[tuple[str, FileState]]]]:
+    """Look at the files of each source; buckets are asked for many lists at once, each of which takes long."""
+
+    def states(source: Source) -> Iterator[tuple[str, FileState]]:
+        container = open_container(source.container)
+        return container.states(source.list_members(container, problems))
+
+    listed = list(sources)
+    if not any(is_bucket_url(source.container) for source in listed):
+        yield from ((source, states(source)) for source in listed)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - it loads `logging`
+
+    with ThreadPoolExecutor(LISTS_AT_ONCE) as threads:
+        yield from zip(listed, threads.map(lambda source: list(states(source)), listed), strict=True)
 
 
 def _bytes(name: str) -> bytes:

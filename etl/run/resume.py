@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from etl.codes import FailureCode, WarningCode
-from etl.entry import Entry
+from etl.entry import NOT_REACHED, Entry
 from etl.plan.task import SeriesTask
 from etl.process.series import Receipt
 from etl.run.input_files import is_trusted
@@ -77,8 +77,7 @@ def account_for_all(tasks: list[SeriesTask], receipts: list[Receipt], keys: Keys
             if found is not None:
                 receipt = Receipt(_as_written(task.entry, found, keys))
             elif receipt is None:
-                detail = "not reached: the run was stopped before it; the next run goes on here"
-                receipt = Receipt(task.entry.failed(FailureCode.INTERNAL_ERROR, detail))
+                receipt = Receipt(task.entry.failed(FailureCode.INTERNAL_ERROR, NOT_REACHED))
                 pending += 1
         accounted.append(receipt)
     return accounted, pending

@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+from etl.buckets.urls import local_stand_in
 from etl.codes import FailureCode
 from etl.config import LIMITS, Config
 from etl.entry import Entry
@@ -21,17 +23,17 @@ from etl.process.series import Receipt, process
 from etl.run.existing import check_patient_groups, match_store
 from etl.run.finish import MAX_PICTURES, ProcessedRun, RunResult, dry_run_result, finish_run, report_order
 from etl.run.input_files import read_record
-from etl.run.job import Job, look_before, scan_job
+from etl.run.job import Job, look_before, pool_of, scan_job
 from etl.run.label import LabelOptions, LabelRun, label_all
 from etl.run.resume import account_for_all, as_unchanged, compare_with_store
 from etl.run.run_dir import runs_folder
 from etl.run.too_large import part_too_large
 from etl.scan.deidentify import write_mapping
 from etl.scan.scan import ScanResult
-from etl.store.lock import StoreLock
+from etl.store.lock import Lock, store_lock
 from etl.store.publish import published
 from etl.store.root import prepare_root, withdraw_consolidated
-from etl.workers.pool import Pool, open_pool
+from etl.workers.pool import Pool
 from etl.workers.progress import metered, say
 from etl.workers.stop_signals import stop_signals
 
@@ -79,7 +81,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
     job = look_before(inputs, store_path, config)
     if config.dry_run:
         return _dry_run(job)
-    with stop_signals() as signals, StoreLock(job.keys.path) as lock:
+    with stop_signals() as signals, store_lock(job.keys.path, partial(say, quiet=config.quiet)) as lock:
         work = _Work()
         with _folder_of_pictures(job) as pictures:
             try:
@@ -101,7 +103,7 @@ def run(inputs: Sequence[str], store_path: str, config: Config) -> RunResult:
 def _dry_run(job: Job) -> RunResult:
     """Show what the run would do."""
     config, keys = job.config, job.keys
-    with open_pool(config.workers, config.scheduler) as pool:
+    with pool_of(job) as pool:
         scan = scan_job(job, pool)
     plan = make_plan(scan, config, key_digest=job.recipe["deidentify"])
     if config.overwrite or not job.store_exists:
@@ -114,10 +116,10 @@ def _dry_run(job: Job) -> RunResult:
     return dry_run_result(entries, scan, keys.path, job.start)
 
 
-def _work(job: Job, work: _Work, lock: StoreLock, pictures: Path) -> None:
+def _work(job: Job, work: _Work, lock: Lock, pictures: Path) -> None:
     """Do everything up to the last volume; `work` says how far it came, also where this raises."""
     config, keys = job.config, job.keys
-    with open_pool(config.workers, config.scheduler) as pool:
+    with pool_of(job) as pool:
         if pool.dashboard:
             say(f"dashboard: {pool.dashboard}", quiet=config.quiet)
         work.scan = scan_job(job, pool)
@@ -208,7 +210,7 @@ def _folder_of_pictures(job: Job) -> Iterator[Path]:
     new = [folder for folder in (run_dir, run_dir.parent) if not folder.exists()]
     run_dir.mkdir(parents=True, exist_ok=True)
     # A run that was killed had a directory of its own.
-    for folder in (run_dir, *runs_folder(Path(job.keys.path)).glob("*/")):
+    for folder in (run_dir, *runs_folder(local_stand_in(job.keys.path)).glob("*/")):
         for left in folder.glob(".pictures-*"):
             shutil.rmtree(left, ignore_errors=True)
     # Workers have working folders of their own.
@@ -234,7 +236,7 @@ def _message_share(task: SeriesTask) -> float:
     return task.row_count / MAX_SLICES
 
 
-def _process_all(pool: Pool, work: _Work, job: Job, lock: StoreLock) -> None:
+def _process_all(pool: Pool, work: _Work, job: Job, lock: Lock) -> None:
     """Process the tasks; the receipts are what came back, also where this raises."""
     config = job.config
     # Largest first: a long series that starts last would leave the other workers idle.
@@ -264,6 +266,8 @@ def _process_all(pool: Pool, work: _Work, job: Job, lock: StoreLock) -> None:
 
 def _finish(job: Job, work: _Work) -> RunResult:
     receipts, pending = account_for_all(work.todo, work.receipts, job.keys)
+    if pending:
+        say(f"{pending} series were not reached; the same command again goes on with them", quiet=job.config.quiet)
     processed = ProcessedRun(
         recipe=job.recipe,
         limits={name: getattr(job.config, name) for name in LIMITS},

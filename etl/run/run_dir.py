@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etl.buckets.urls import local_stand_in
 from etl.config import Config
 from etl.errors import UsageError
 
@@ -21,8 +22,7 @@ def new_run_dir(store_path: str, config: Config) -> Path:
     """Give the folder of a run that begins now."""
     if config.run_dir is not None:
         return Path(config.run_dir)
-    store = Path(store_path)
-    return runs_folder(store) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return runs_folder(local_stand_in(store_path)) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
 
 
 def new_label_dir(store_path: str, config: Config) -> Path:
@@ -32,7 +32,7 @@ def new_label_dir(store_path: str, config: Config) -> Path:
 
 
 def runs_folder(store: Path) -> Path:
-    """Give the folder that holds the run directories of a store."""
+    """Give the folder that holds the run directories of a store, of which `local_stand_in` gives the path."""
     return store.with_name(f"{store.name}.runs")
 
 

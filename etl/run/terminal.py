@@ -52,8 +52,10 @@ def print_run(
     entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: bool, show_all: bool = False
 ) -> None:
     """Print what became of the series, the totals, where store and report are, and what to do next."""
-    rows = [entry.to_json() for entry in entries]
+    rows = [entry.to_json() for entry in entries if entry.is_reached]
     _print_series(rows, _ran, show_all=show_all)
+    if len(rows) < len(entries):
+        _line(f"{len(entries) - len(rows)} not reached; the same command again goes on with them")
     _print_reasons(rows)
     outcomes = ", ".join(f"{totals[name]} {name}" for name in OUTCOMES)
     would = " (nothing was written: --dry-run)" if dry_run else ""

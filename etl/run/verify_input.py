@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
+from etl.buckets.urls import local_stand_in
 from etl.config import LIMITS, Config
 from etl.errors import SeriesError
 from etl.option_rules import MAX_MB
@@ -18,7 +19,7 @@ from etl.run.ledger import read_run
 from etl.run.run_dir import newest_run
 from etl.scan.deidentify import Pseudonyms, deidentify_scan
 from etl.scan.scan import ScanResult
-from etl.store.keys import open_keys
+from etl.store.keys import Keys, open_keys
 from etl.store.layout import METADATA, SOP_INSTANCE_UID
 from etl.store.metadata import ct_etl_attributes, parsed
 from etl.store.verify import Finding, read_array
@@ -51,7 +52,7 @@ def verify_against_input(
         return 0, [Finding(METADATA, "the store's configuration is lost; nothing can be derived anew")]
     findings: list[Finding] = []
     if recipe.get("deidentify"):
-        findings += [Finding(path, problem) for path, problem in _plain_identifiers(Path(store_path), scan)]
+        findings += [Finding(path, problem) for path, problem in _plain_identifiers(keys, scan)]
         if pseudonyms is None:
             return 0, findings
         scan = deidentify_scan(scan, pseudonyms)
@@ -84,14 +85,14 @@ def verify_against_input(
 def _limits_of_run(store_path: str) -> dict[str, Any]:
     """Give the limits of the newest run into a store; the widest where there is no record of it."""
     with suppress(OSError, ValueError):
-        _, totals = read_run(newest_run(Path(store_path)))
+        _, totals = read_run(newest_run(local_stand_in(store_path)))
         limits = (totals or {}).get("limits")
         if isinstance(limits, dict):
             return {name: limits[name] for name in LIMITS if name in limits}
     return {"max_file_mb": MAX_MB, "max_volume_mb": MAX_MB}
 
 
-def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str]]:
+def _plain_identifiers(keys: Keys, scan: ScanResult) -> Iterator[tuple[str, str]]:
     """Look for the input's identifiers in every name and every byte of metadata and source maps."""
     wanted: dict[bytes, str] = {}
     for stack in scan.stacks:
@@ -104,14 +105,16 @@ def _plain_identifiers(store: Path, scan: ScanResult) -> Iterator[tuple[str, str
             wanted[uid] = "a UID"
         wanted[key.patient_id.encode("utf-8", "replace")] = "a Patient ID"
     wanted = {text: kind for text, kind in wanted.items() if len(text) >= MIN_IDENTIFIER}
-    for path in sorted(store.rglob("*")):
-        name = path.relative_to(store).as_posix()
+    there = keys.sizes("")
+    for name in sorted(
+        {*there, *(str(group) for key in there for group in list(PurePosixPath(key).parents)[:-1])}
+    ):
         content = name.encode("utf-8", "surrogateescape")
-        if path.name == METADATA:
-            content += path.read_bytes()
+        if PurePosixPath(name).name == METADATA:
+            text = keys.get(name) or b""
             # JSON may write what is beyond ASCII as escapes.
-            content += json.dumps(parsed(path.read_bytes()), ensure_ascii=False).encode("utf-8", "surrogatepass")
-        elif path.is_dir() and name.endswith(SOP_INSTANCE_UID.path):
-            content += read_array(store.as_posix(), name).tobytes()
+            content += text + json.dumps(parsed(text), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        elif name not in there and name.endswith(SOP_INSTANCE_UID.path):
+            content += read_array(keys.path, name).tobytes()
         for kind in sorted({kind for text, kind in wanted.items() if text in content}):
             yield name, f"{kind} of the input stands in it"

@@ -14,7 +14,7 @@ MAX_SOURCES = 16
 
 
 def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
-    """Scan all inputs, one task per top-level folder or zip.
+    """Scan all inputs, one piece of work per source: see `etl.dicom.sources`.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,32 @@ def take_inventory(store: Path) -> Inventory:
                 (published if (series / METADATA).is_file() else unfinished).append(name)
                 labels += _sort_inside(series, store, partial, foreign)
     return Inventory(tuple(published), tuple(unfinished), tuple(partial), tuple(foreign), tuple(labels))
+
+
+def sort_keys(names: Iterable[str]) -> Inventory:
+    """Tell apart the keys of a store that has no folders.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Every key, relative to the store.
+    """
+    inside: dict[str, set[str]] = {}
+    foreign: list[str] = []
+    for name in sorted(names):
+        parts = name.split("/")
+        if len(parts) > 2 and is_series_key(parts[1]):
+            inside.setdefault("/".join(parts[:2]), set()).add("/".join(parts[2:]))
+        elif not (parts[-1] == METADATA and len(parts) <= 2):
+            foreign.append(name)
+    for node, keys in inside.items():
+        foreign += [f"{node}/{key}" for key in keys if not is_own_key(key)]
+    return Inventory(
+        tuple(node for node, keys in inside.items() if METADATA in keys),
+        tuple(node for node, keys in inside.items() if METADATA not in keys),
+        (),
+        tuple(sorted(foreign)),
+    )
 
 
 def _is_folder(path: Path) -> bool:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from etl.buckets.urls import is_bucket_url, join_url, parse_url
 from etl.errors import StoreError, UsageError
 from etl.store import durable, local_folder
+from etl.store.inventory import Inventory, take_inventory
 from etl.store.layout import is_own_key
 from etl.store.replacing import complete_replacements, replace_series
 
@@ -94,6 +96,12 @@ class Keys(Protocol):
         is_own : callable
             Tells the keys to remove, relative to the group; those of a series where not given.
         """
+
+    def inventory(self) -> Inventory:
+        """Tell apart everything that lies in the store."""
+
+    def remove(self, path: str) -> None:
+        """Remove what the inventory names: the keys of a series, or one key."""
 
     def start_anew(self, root: bytes) -> str | None:
         """Put a store with nothing but a root in the place of the one that is there.
@@ -187,6 +195,18 @@ class LocalKeys:
         self._refuse_links(group)
         local_folder.take_back(Path(self.path, group), is_own)
 
+    def inventory(self) -> Inventory:
+        """See `Keys.inventory`."""
+        return take_inventory(Path(self.path))
+
+    def remove(self, path: str) -> None:
+        """See `Keys.remove`."""
+        target = Path(self.path, path)
+        if target.is_dir() and not target.is_symlink():
+            local_folder.take_back(target)
+        else:
+            target.unlink(missing_ok=True)
+
     def start_anew(self, root: bytes) -> str | None:
         """See `Keys.start_anew`."""
         foreign = local_folder.start_anew(Path(self.path), root)
@@ -211,14 +231,25 @@ def resolve_store(path: str) -> str:
     Raises
     ------
     UsageError
-        It is a URL: only folders can be written to.
+        It is a URL that nothing can be written to, or names a whole bucket.
     """
+    if is_bucket_url(path):
+        place = parse_url(path)
+        if not place.path:
+            raise UsageError(
+                f"store {path!r} is a whole bucket; a store needs a name in it: {path.rstrip('/')}/NAME"
+            )
+        return join_url(place)
     # One letter before the colon is a drive; one slash after it is what a shell script makes of two.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
-        raise UsageError(f"store {path!r} is a URL; a folder of this machine is needed")
+        raise UsageError(f"store {path!r} is a URL; allowed are folders of this machine, s3://, gs:// and az://")
     return os.path.realpath(os.path.expanduser(path))
 
 
 def open_keys(path: str) -> Keys:
-    """Give the keys of the store at a path."""
+    """Give the keys of the store at a path, as `resolve_store` gives it."""
+    if is_bucket_url(path):
+        from etl.store.bucket_keys import BucketKeys  # noqa: PLC0415 - a folder needs none of it
+
+        return BucketKeys(path)
     return LocalKeys(path)

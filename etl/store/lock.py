@@ -7,25 +7,77 @@ A crashed holder's file goes stale, and the next run takes the next number: of t
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import re
-import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
+from etl.buckets.urls import is_bucket_url
 from etl.errors import StoreError, UsageError
+from etl.store.lock_holder import has_ended, read_holder, this_process, words_for
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
 
 
-class StoreLock:
+class Lock(Protocol):
     """Holds a store for one run; use as a context manager.
+
+    Entering it raises `UsageError` where another run holds the store.
+    """
+
+    @property
+    def token(self) -> str:
+        """Where the lock is: a worker publishes only while `is_held` finds it there."""
+
+    def check(self) -> None:
+        """Fail if another run took the lock.
+
+        Raises
+        ------
+        StoreError
+        """
+
+    def __enter__(self) -> Lock: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def store_lock(store_path: str, tell: Callable[[str], None] = lambda _: None) -> Lock:
+    """Give the lock of a store, a folder's or a bucket's.
+
+    Parameters
+    ----------
+    store_path : str
+    tell : callable
+        Gets a line where it takes long to find out whether another run lives.
+    """
+    if is_bucket_url(store_path):
+        from etl.store.bucket_lock import BucketLock  # noqa: PLC0415 - a folder needs none of it
+
+        return BucketLock(store_path, tell)
+    return StoreLock(store_path)
+
+
+def is_held(token: str) -> bool:
+    """Whether the lock with a token is still there."""
+    if is_bucket_url(token):
+        from etl.store.bucket_lock import is_there  # noqa: PLC0415
+
+        return is_there(token)
+    return os.path.exists(token)
+
+
+class StoreLock:
+    """The lock of a store in a folder: see `Lock`.
 
     Parameters
     ----------
@@ -102,7 +154,7 @@ class StoreLock:
         path = self._path(number)
         try:
             with path.open("x", encoding="utf-8") as stream:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid(), "user": _user()}, stream)
+                json.dump(this_process(), stream)
         except FileExistsError:
             return None
         return path
@@ -112,17 +164,10 @@ class StoreLock:
         path = self._path(number)
         try:
             age_s = self._now_s() - path.stat().st_mtime
-            found = json.loads(path.read_text("utf-8") or "{}")
-            written = found if isinstance(found, dict) else {}
+            holder = read_holder(path.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError:
-            written = {}
-        host, pid, user = written.get("host"), written.get("pid"), written.get("user")
-        is_dead = host == socket.gethostname() and isinstance(pid, int) and not _is_alive(pid)
-        return (
-            None if is_dead or age_s > STALE_AFTER_S else f"process {pid}{f' of {user}' if user else ''} on {host}"
-        )
+        return None if has_ended(holder) or age_s > STALE_AFTER_S else words_for(holder)
 
     def _now_s(self) -> float:
         """Tell the time by the clock of the file server, which also stamps the locks: others may be wrong."""
@@ -152,20 +197,3 @@ class StoreLock:
             if numbers and self._path(numbers[-1]) != self._own:
                 self._lost = True
                 return
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):
-        return str(os.getuid())
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import MemoryStore
 
+from etl.buckets.urls import is_bucket_url
 from etl.digests import json_digest, volume_digest
 from etl.errors import StoreError
 from etl.store.encoding import entry_digest
-from etl.store.inventory import Inventory, take_inventory
+from etl.store.inventory import Inventory
 from etl.store.keys import Keys, open_keys
 from etl.store.labels import list_labels, take_back_label
 from etl.store.layout import ARRAYS, LABELS, METADATA, VOLUME, arrays_of, is_own_key
-from etl.store.local_folder import take_back
 from etl.store.metadata import ct_etl_attributes, group, parsed
 from etl.store.node_names import patient_key
 from etl.store.patient_labels import are_intact
@@ -53,10 +54,10 @@ def verify_store(store_path: str) -> tuple[int, list[Finding]]:
     StoreError
         There is no store.
     """
-    store, keys = Path(store_path), open_keys(store_path)
+    keys = open_keys(store_path)
     if keys.get(METADATA) is None:
         raise StoreError(f"no store at {store_path!r}")
-    inventory = take_inventory(store)
+    inventory = keys.inventory()
     findings = [Finding(path, "unfinished: it has no zarr.json", True) for path in inventory.unfinished]
     findings += [Finding(path, "unfinished: it has no zarr.json", True) for path in inventory.unfinished_labels]
     findings += [Finding(path, "half written by a run that was cut off", True) for path in inventory.partial]
@@ -64,7 +65,7 @@ def verify_store(store_path: str) -> tuple[int, list[Finding]]:
     findings += [Finding(path, "not written by ct-etl; left alone") for path in inventory.foreign]
     for prefix in inventory.published:
         try:
-            findings += [Finding(prefix, problem, True) for problem in _check_series(store, prefix, config_digest)]
+            findings += [Finding(prefix, problem, True) for problem in _check_series(keys, prefix, config_digest)]
             findings += [Finding(path, problem, True) for path, problem in label_problems(keys, prefix)]
         except Exception as error:  # noqa: BLE001 - zarr and its codecs raise whatever damaged bytes provoke
             findings.append(Finding(prefix, f"cannot be read: {type(error).__name__}", True))
@@ -80,37 +81,30 @@ def repair(store_path: str, findings: list[Finding]) -> list[str]:
     list of str
         What was removed.
     """
-    removed = []
-    for path in dict.fromkeys(finding.path for finding in findings if finding.can_be_made_again):
-        target = Path(store_path) / path
+    keys = open_keys(store_path)
+    removed = list(dict.fromkeys(finding.path for finding in findings if finding.can_be_made_again))
+    for path in removed:
         node, is_label, name = path.partition(f"/{LABELS}/")
-        if target.name == LABELS and not is_label:
-            list_labels(open_keys(store_path), path.removesuffix(f"/{LABELS}"))
-        elif is_label and target.is_dir():
-            take_back_label(open_keys(store_path), node, name)
-        elif target.is_dir() and not target.is_symlink():
-            take_back(target)
+        if path.endswith(f"/{LABELS}"):
+            list_labels(keys, path.removesuffix(f"/{LABELS}"))
+        elif is_label and "/" not in name:
+            take_back_label(keys, node, name)
         else:
-            target.unlink(missing_ok=True)
-        removed.append(path)
+            keys.remove(path)
     return removed
 
 
-def _check_series(store: Path, prefix: str, config_digest: object) -> Iterator[str]:
+def _check_series(store: Keys, prefix: str, config_digest: object) -> Iterator[str]:
     """Digest first: it covers every byte, so what it accepts need not be doubted piece by piece."""
-    folder = store / prefix
-    node: Any = parsed((folder / METADATA).read_bytes())
+    node: Any = parsed(store.get(f"{prefix}/{METADATA}"))
     if node is None:
         yield "zarr.json is no JSON object"
         return
     attributes = node["attributes"]
     provenance = attributes["ct_etl"]["provenance"]
     recorded = provenance.pop("entry_digest", None)
-    keys = {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path != folder / METADATA and is_own_key(path.relative_to(folder).as_posix())
-    }
+    names = [name for name in store.sizes(prefix) if name != METADATA and is_own_key(name)]
+    keys = {name: store.get(f"{prefix}/{name}") or b"" for name in names}
     wanted = arrays_of(attributes)
     if wanted is None:
         yield "it does not say which arrays it consists of"
@@ -124,7 +118,7 @@ def _check_series(store: Path, prefix: str, config_digest: object) -> Iterator[s
         yield "zarr.json is not a group's"
     if recorded != entry_digest(keys, attributes):
         yield "its bytes or attributes are not those that were written"
-    volume = read_array(store.as_posix(), f"{prefix}/{VOLUME.path}")
+    volume = read_array(store.path, f"{prefix}/{VOLUME.path}")
     if volume_digest(volume) != provenance["volume_digest"]:
         yield "volume's values are not those that were written"
 
@@ -182,10 +176,21 @@ def _group_of(attributes: dict[str, Any], **beside: str) -> dict[str, Any]:
 
 def read_array(store_path: str, path: str) -> NDArray[Any]:
     """Read the values of a whole array by zarr-python; it raises whatever damaged bytes provoke."""
-    array = zarr.open_array(store_path, path=path, mode="r")
+    if is_bucket_url(store_path):
+        array = zarr.open_array(_in_memory(open_keys(store_path), path), mode="r")
+    else:
+        array = zarr.open_array(store_path, path=path, mode="r")
     values: NDArray[Any] = np.asarray(array[...])
     step: Any = array.attrs.get("scale_factor")
     if step is None:
         return values
     scaled: NDArray[np.float32] = np.multiply(values, np.float32(step), dtype=np.float32)
     return scaled
+
+
+def _in_memory(keys: Keys, group: str) -> MemoryStore:
+    """Fetch the keys below a group, which a bucket gives sooner whole than one by one to zarr."""
+    found = {name: keys.get(f"{group}/{name}") or b"" for name in keys.sizes(group)}
+    return MemoryStore(
+        {name: default_buffer_prototype().buffer.from_bytes(content) for name, content in found.items()}
+    )

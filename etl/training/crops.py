@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from etl.errors import UsageError
 from etl.training.batches import Example, load_torch
+from etl.training.criteria import Where
 from etl.training.crop_reader import CropReader, DType, Values
 from etl.training.places import Places, Sampling
 from etl.training.sampler import Draw
-from etl.training.volume_table import SeriesChoice, StoreLike, Where, choose_volumes
+from etl.training.volume_table import SeriesChoice, StoreLike, choose_volumes
 
 
 class CropDataset:
@@ -48,7 +49,8 @@ class CropDataset:
         Only these Patient IDs; see `split_patients`.
     where : callable or mapping, optional
         Only volumes for which it is true: ``lambda volume: volume.dicom.get("KVP") == 120``; or whose columns have
-        these values, or one of several: ``{"R1:ICH": 1, "site": ("A", "B")}``.
+        these values, or one of several: ``{"R1:ICH": 1, "site": ("A", "B")}``; or those with a verdict beside the
+        store: ``{"verdict": "keep"}``, ``"none"`` for the unjudged.
     values : {"normalized", "hu"}
         As stored, or Hounsfield units within the store's window.
     dtype : {"float32", "int16"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from etl.errors import StoreError, UsageError
 from etl.read.patients import Store, Volume, open_store
 from etl.store.fingerprint import body_threshold
+from etl.training.criteria import Where, chosen
 from etl.volume.body import CELL_VOXELS, body_shares
 
 SeriesChoice = Literal["default", "all"]
-Where = Callable[[Volume], bool] | Mapping[str, Any]
 StoreLike = str | os.PathLike[str] | Store
 MAX_OPEN_VOLUMES = 256
 
@@ -75,8 +75,7 @@ def choose_volumes(
     patients : iterable of str, optional
         Only these Patient IDs.
     where : callable or mapping, optional
-        Only volumes for which it is true; or whose `Volume.columns` have these values: ``{"R1:ICH": 1}``, or one
-        of several: ``{"site": {"A", "B"}}``.
+        Only volumes for which it is true, or whose columns and verdict are these: see `chosen`.
     labels : collection of str
         Labels that every volume must have.
     targets : collection of str
@@ -99,7 +98,7 @@ def choose_volumes(
         for patient_id, store in _patients(opened, patients)
         for volume in _series(store, patient_id, series)
     ]
-    volumes = _chosen(volumes, where)
+    volumes = chosen(volumes, where)
     if not volumes:
         raise UsageError(f"no volume of {', '.join(store.path for store in opened)} is chosen")
     for volume in volumes if labels else ():
@@ -124,27 +123,6 @@ def check_labels(volume: Volume, labels: Collection[str]) -> None:
             f"{volume.node} has no label {missing[0]!r}; it has {', '.join(there) if there else 'none'} "
             "(where= chooses volumes; columns of tables are targets=)"
         )
-
-
-def _chosen(volumes: Sequence[Volume], where: Where | None) -> list[Volume]:
-    if where is None:
-        return list(volumes)
-    if not isinstance(where, Mapping):
-        return [volume for volume in volumes if where(volume)]
-    columns = [volume.columns for volume in volumes]
-    there = sorted({name for one in columns for name in one})
-    for name in where:
-        if name not in there:
-            raise UsageError(f"where: no volume has a column {name!r}; there are {', '.join(there) or 'none'}")
-    return [
-        volume
-        for volume, one in zip(volumes, columns, strict=True)
-        if all(name in one and _is_wanted(one[name], value) for name, value in where.items())
-    ]
-
-
-def _is_wanted(found: object, value: object) -> bool:
-    return found in value if isinstance(value, set | frozenset | list | tuple) else found == value
 
 
 def _numbers(volume: Volume, targets: Collection[str]) -> list[float]:

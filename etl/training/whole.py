@@ -9,8 +9,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from etl.training.batches import Example, load_torch
+from etl.training.criteria import Where
 from etl.training.crop_reader import CropReader, DType, Values
-from etl.training.volume_table import SeriesChoice, StoreLike, Where, choose_volumes
+from etl.training.volume_table import SeriesChoice, StoreLike, choose_volumes
 
 
 class VolumeDataset:

@@ -20,6 +20,7 @@ from distributed import Nanny, Scheduler, Security, SpecCluster
 from tornado.routing import PathMatches, Rule, RuleRouter
 
 from etl.errors import ClusterError
+from etl.workers.cores import usable_cores
 
 BLAS_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LOCAL_SETTINGS = {
@@ -50,7 +51,7 @@ def local_cluster(workers: int | Literal["auto"]) -> Iterator[SpecCluster]:
     Parameters
     ----------
     workers : int or "auto"
-        "auto" is one per core.
+        "auto" is one per core that this process may use.
 
     Raises
     ------
@@ -61,7 +62,7 @@ def local_cluster(workers: int | Literal["auto"]) -> Iterator[SpecCluster]:
     link = f"{{scheme}}://{{host}}:{{port}}{path}/status"
     with dask.config.set({**LOCAL_SETTINGS, "distributed.dashboard.link": link}):
         with _without_interrupts():
-            count = max(1, int(dask.system.CPU_COUNT)) if workers == "auto" else workers
+            count = usable_cores() if workers == "auto" else workers
             cluster = _start(count, path)
         with cluster:
             yield cluster

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
 
+from etl.workers.fitness import Needs
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -68,25 +70,43 @@ class SerialPool:
 
 
 @contextmanager
-def open_pool(workers: int | Literal["auto"], scheduler: str | None) -> Iterator[Pool]:
+def open_pool(
+    workers: int | Literal["auto"],
+    scheduler: str | None,
+    *,
+    needs: Needs | None = None,
+    wait_s: float = 600.0,
+    quiet: bool = False,
+) -> Iterator[Pool]:
     """Open the workers of a run and close them afterwards.
 
     Parameters
     ----------
     workers : int or "auto"
-        Local processes with one thread each; "auto" is one per core; 0 works in this process.
+        Local processes with one thread each; "auto" is one per core that this process may use; 0 works in this
+        process.
     scheduler : str or None
-        Address of a running Dask scheduler to use instead.
+        Address of a running Dask scheduler to use instead, or the file that it writes.
+    needs : Needs, optional
+        What workers elsewhere need to get work.
+    wait_s : float
+        How long to wait where the scheduler has no workers.
+    quiet : bool
+        Do not say that they are waited for.
 
     Raises
     ------
     UsageError
-        No scheduler answers at the address.
+        No scheduler answers at the address, or none of its workers can do the work.
     """
     if scheduler is None and workers == 0:
         yield SerialPool()
         return
     from etl.workers.dask_pool import local_processes, submitted_to  # noqa: PLC0415 - takes a third of a second
 
-    with local_processes(workers) if scheduler is None else submitted_to(scheduler) as pool:
+    with (
+        local_processes(workers)
+        if scheduler is None
+        else submitted_to(scheduler, needs or Needs(), wait_s=wait_s, quiet=quiet) as pool
+    ):
         yield pool

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from etl.dicom.containers import Opener, open_container
-from etl.dicom.sources import Source, find_sources, inner_source
+from etl.dicom.sources import ENOUGH_SOURCES, Source, find_sources, inner_source
 from etl.errors import UsageError
 from etl.stack import Location
 
@@ -106,10 +106,10 @@ def test_a_zip_given_by_itself_needs_no_extension(tmp_path):
 def test_a_zip_below_a_top_level_folder_is_a_source_of_its_own(tmp_path):
     """An archive of a hospital has a folder a site, and in it a zip a patient."""
     write_zip(tmp_path / "site" / "patient.zip", {"1": b"one"})
-    [site] = find_sources([str(tmp_path)])
+    site = Source(str(tmp_path / "site"), "site")
     [member] = list_members(site)
     patient = inner_source(open_container(site.container), member)
-    assert patient == Source(str(tmp_path / "site" / "patient.zip"), "patient")
+    assert [patient] == find_sources([str(tmp_path)])
     assert [content for _, content in read_all([patient])] == [b"one"]
 
 
@@ -194,4 +194,47 @@ def test_names_beyond_ascii_are_kept(tmp_path):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("頭部/1", b"two")
     (tmp_path / "ü.zip").write_bytes(buffer.getvalue())
+    assert sorted(content for _, content in read_all(find_sources([str(tmp_path)]))) == [b"one", b"two"]
+
+
+# --- few folders at the top ------------------------------------------------------------------------------
+
+COLLECTION = {
+    "LICENSE": b"text",
+    **{f"LIDC/P{patient}/{study}/{n}.dcm": f"{patient}{study}{n}".encode()
+       for patient in range(5) for study in ("1.2", "1.3") for n in range(3)},
+    "LIDC/P2/loose.dcm": b"loose",
+}  # fmt: skip
+
+
+def test_a_collection_in_one_folder_is_cut_into_its_series(tmp_path):
+    """As TCIA hands it out; the one folder was read by one worker."""
+    write_tree(tmp_path / "manifest-1", COLLECTION)
+    sources = find_sources([str(tmp_path)])
+    assert {source.members for source in sources} == {
+        ("LICENSE",),
+        ("LIDC/P2/loose.dcm",),
+        *((f"LIDC/P{patient}/{study}/",) for patient in range(5) for study in ("1.2", "1.3")),
+    }
+    # What stands for a patient without an ID, and where a file lies, are what they were.
+    assert {(source.container, source.name) for source in sources} == {
+        (str(tmp_path / "manifest-1"), "manifest-1")
+    }
+
+
+def test_cutting_changes_neither_the_files_nor_their_order(tmp_path):
+    write_tree(tmp_path / "manifest-1", COLLECTION)
+    whole = Source(str(tmp_path / "manifest-1"), "manifest-1")
+    assert read_all(find_sources([str(tmp_path)])) == read_all([whole])
+
+
+def test_enough_folders_at_the_top_are_cut_no_further(tmp_path):
+    write_tree(tmp_path, {f"P{n:03}/study/1.dcm": b"" for n in range(ENOUGH_SOURCES)})
+    assert [source.members for source in find_sources([str(tmp_path)])] == [None] * ENOUGH_SOURCES
+
+
+def test_folders_that_are_links_are_left_to_one_walk_which_visits_each_once(tmp_path):
+    write_tree(tmp_path / "top", {"a/1": b"one", "a/deep/2": b"two"})
+    (tmp_path / "top" / "b").symlink_to(tmp_path / "top" / "a")
+    (tmp_path / "top" / "a" / "deep" / "up").symlink_to(tmp_path / "top")
     assert sorted(content for _, content in read_all(find_sources([str(tmp_path)]))) == [b"one", b"two"]

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import SHARED_DATA
+from shared import SHARED_DATA
 from tiny_ct import ROOT, checksum, day, lines, nodes, slices_of, told, values_of, write_series
 
 import etl.process.read_hu

@@ -153,7 +153,7 @@ def test_a_scheduler_that_is_not_there_is_one_line_and_exit_2(ct_etl, cohort, tm
 
 
 @pytest.mark.slow
-def test_a_scheduler_without_workers_is_one_line_and_exit_2(ct_etl, cohort, tmp_path):
+def test_a_scheduler_without_workers_is_waited_for_and_then_exit_2(ct_etl, cohort, tmp_path):
     file = tmp_path / "scheduler.json"
     options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--no-jupyter")
     process = start_dask("scheduler", *options, "--scheduler-file", str(file), cwd=tmp_path)
@@ -161,12 +161,13 @@ def test_a_scheduler_without_workers_is_one_line_and_exit_2(ct_etl, cohort, tmp_
         wait_until(file.exists, timeout_s=60, process=process)
         wait_until(lambda: file.read_text().rstrip().endswith("}"), timeout_s=10, process=process)
         address = json.loads(file.read_text())["address"]
-        done = ct_etl("run", cohort.folder, tmp_path / "s.zarr", "--scheduler", address)
+        done = ct_etl("run", cohort.folder, tmp_path / "s.zarr", "--scheduler", address, "--wait-workers", "2")
     finally:
         stop(process)
     assert done.status == 2, done.why
-    [line] = [line for line in done.stderr.splitlines() if not line.startswith("dashboard")]
-    assert "workers" in line
+    waiting, refusal = done.stderr.splitlines()
+    assert "waiting up to 2 s" in waiting
+    assert "no workers" in refusal
     assert not (tmp_path / "s.zarr").exists()
 
 

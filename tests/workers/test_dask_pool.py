@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from distributed import Client
 
-import etl.workers.dask_pool
+import etl.workers.calls
 import etl.workers.local_cluster
 from etl.config import build_config, load_preset
 from etl.dicom.sources import find_sources
@@ -53,7 +53,7 @@ def test_every_item_is_called_once_whether_alone_or_with_others(pool, count):
 
 @pytest.mark.slow
 def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool, monkeypatch):
-    monkeypatch.setattr(etl.workers.dask_pool, "MEMORY_LIMIT", 1000)
+    monkeypatch.setattr(etl.workers.calls, "MEMORY_LIMIT", 1000)
     spans = [span for _, span in pool.map(start_and_end, range(4), **LARGE)]
     spans.sort()
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
@@ -61,7 +61,7 @@ def test_items_that_would_not_fit_into_memory_together_do_not_run_together(pool,
 
 @pytest.mark.slow
 def test_an_item_that_needs_more_than_there_is_runs_alone_all_the_same(pool, monkeypatch):
-    monkeypatch.setattr(etl.workers.dask_pool, "MEMORY_LIMIT", 10)
+    monkeypatch.setattr(etl.workers.calls, "MEMORY_LIMIT", 10)
     assert sorted(pool.map(double, range(3), 0, **LARGE)) == [(0, 0), (1, 2), (2, 4)]
 
 

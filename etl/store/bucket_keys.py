@@ -1,0 +1,182 @@
+"""The keys of a store in a bucket: each is an object, put in one step.
+
+A bucket renames nothing. What a folder does by renaming is done here by an order that a later run can finish:
+``.<store>.ct-etl/`` beside the store holds new volumes that are ready (`replace`), and the word that a store is
+being started anew (`start_anew`). An object that was answered for is there for every reader at once, and survives
+what its bucket survives: S3, Google Cloud Storage and Azure say so of theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+
+from etl.buckets.bucket import Bucket
+from etl.errors import DiskFullError, EtlError, StoreError, UsageError
+from etl.store.inventory import Inventory, sort_keys
+from etl.store.layout import METADATA, is_own_key
+from etl.store.metadata import parsed, with_consolidated
+
+Content = bytes | bytearray | memoryview
+_ANEW = "anew"
+
+
+def beside(store_url: str) -> str:
+    """Give the URL below which lies what is about a store and not in it."""
+    folder, _, name = store_url.rpartition("/")
+    return f"{folder}/.{name}.ct-etl"
+
+
+class BucketKeys:
+    """A store in a bucket: see `etl.store.keys.Keys`.
+
+    Parameters
+    ----------
+    url : str
+        As `etl.store.keys.resolve_store` gives it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.path = url
+        self._objects = Bucket(url)
+        self._beside = Bucket(beside(url))
+
+    def check_place(self) -> None:
+        """See `Keys.check_place`."""
+        folder, _, name = self.path.rpartition("/")
+        try:
+            self._objects.level()
+            with suppress(FileNotFoundError):
+                Bucket(folder).head(name)
+                raise UsageError(f"store {self.path!r} is an object; a name that only stores keys is needed")
+        except OSError as error:
+            raise UsageError(f"store cannot be listed: {error}") from error
+
+    def get(self, key: str) -> bytes | None:
+        """See `Keys.get`."""
+        try:
+            return self._objects.get(key)[1]
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, content: Content) -> None:
+        """See `Keys.put`."""
+        _put(self._objects, key, content)
+
+    def settle(self, keys: Iterable[str], below: str) -> None:
+        """Do nothing: what a bucket has answered for is kept."""
+
+    def names(self, group: str) -> list[str]:
+        """See `Keys.names`."""
+        groups, objects = self._objects.level(group)
+        return sorted({*groups, *(found.name for found in objects)})
+
+    def groups(self, group: str) -> list[str]:
+        """See `Keys.groups`."""
+        return self._objects.level(group)[0]
+
+    def sizes(self, group: str) -> dict[str, int]:
+        """See `Keys.sizes`."""
+        start = len(group) + 1 if group else 0
+        return {found.name[start:]: found.size_bytes for found in self._objects.walk(group)}
+
+    def inventory(self) -> Inventory:
+        """See `Keys.inventory`."""
+        return sort_keys(found.name for found in self._objects.walk())
+
+    def replace(self, group: str, content: Mapping[str, Content], check: Callable[[], None]) -> None:
+        """See `Keys.replace`; the old volume goes once the word is written that the new one is ready."""
+        name = uuid.uuid4().hex
+        try:
+            for key, value in content.items():
+                check()
+                _put(self._beside, f"staged/{name}/{key}", value)
+            check()
+            # Another run may have cleared it away meanwhile; its lock is then not ours any more.
+            if not set(content) <= self._staged(name):
+                raise StoreError(f"{group} was not replaced: another run removed what was written")
+            _put(self._beside, f"ready/{name}", json.dumps({"group": group, "keys": list(content)}).encode())
+        except (OSError, EtlError):
+            with suppress(OSError):
+                self._remove_staged(name)
+            raise
+        self._complete(name)
+
+    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
+        """See `Keys.take_back`."""
+        inside = [found.name for found in self._objects.walk(group)]
+        if f"{group}/{METADATA}" in inside:
+            self._objects.remove([f"{group}/{METADATA}"])
+        self._objects.remove(name for name in inside if is_own(name[len(group) + 1 :]))
+
+    def remove(self, path: str) -> None:
+        """See `Keys.remove`."""
+        if self._objects.walk(path):
+            self.take_back(path)
+        else:
+            self._objects.remove([path])
+
+    def start_anew(self, root: bytes) -> str | None:
+        """See `Keys.start_anew`; to readers the store is empty from the first step on."""
+        _put(self._beside, _ANEW, root)
+        return self._empty(root)
+
+    def clear_leftovers(self) -> None:
+        """See `Keys.clear_leftovers`."""
+        with suppress(FileNotFoundError):
+            self._empty(self._beside.get(_ANEW)[1])
+        for name in [found.name for found in self._beside.walk("ready")]:
+            self._complete(name.partition("/")[2])
+        self._beside.remove([found.name for found in self._beside.walk("staged")])
+
+    def _staged(self, name: str) -> set[str]:
+        start = len(f"staged/{name}/")
+        return {found.name[start:] for found in self._beside.walk(f"staged/{name}")}
+
+    def _remove_staged(self, name: str) -> None:
+        self._beside.remove([f"staged/{name}/{key}" for key in sorted(self._staged(name))])
+
+    def _complete(self, name: str) -> None:
+        """Copy a new volume that is ready into the place of the old one, its metadata last."""
+        order = json.loads(self._beside.get(f"ready/{name}")[1])
+        group, keys = str(order["group"]), [str(key) for key in order["keys"]]
+        if not set(keys) <= self._staged(name):
+            # Somebody tidied up beside the store: the old volume is the only one there is.
+            self._beside.remove([f"ready/{name}"])
+            return
+        self._objects.remove([f"{group}/{METADATA}"])
+        # Arrays that the old volume had and the new one has not.
+        old = {key for key in self.sizes(group) if is_own_key(key)}
+        self._objects.remove(f"{group}/{key}" for key in sorted(old.difference(keys)))
+        for key in [*(key for key in keys if key != METADATA), METADATA]:
+            self._beside.copy(f"staged/{name}/{key}", self._objects, f"{group}/{key}")
+        self._beside.remove([f"ready/{name}"])
+        self._remove_staged(name)
+
+    def _empty(self, root: bytes) -> str | None:
+        """Remove every volume, and move what is not of this package; whoever begins again ends the same."""
+        # Metadata that name nothing: whoever opens the store finds no patients, whatever still lies there.
+        _put(self._objects, METADATA, with_consolidated(parsed(root) or {}, {}).encode())
+        names = [there.name for there in self._objects.walk()]
+        found = sort_keys(names)
+        for node in (*found.published, *found.unfinished):
+            self.take_back(node)
+        self._objects.remove(name for name in names if name.count("/") == 1 and name.endswith(f"/{METADATA}"))
+        kept = Bucket(f"{self.path}.foreign")
+        taken = {there.name for there in kept.walk()} if found.foreign else set()
+        for name in found.foreign:
+            self._objects.copy(name, kept, f"{name}.{uuid.uuid4().hex[:8]}" if name in taken else name)
+            self._objects.remove([name])
+        _put(self._objects, METADATA, root)
+        self._beside.remove([_ANEW])
+        return kept.url if found.foreign else None
+
+
+def _put(place: Bucket, name: str, content: Content) -> None:
+    try:
+        place.put(name, content)
+    except OSError as error:
+        # It was asked for two minutes: what comes next would fail too.
+        raise DiskFullError(f"the bucket takes nothing more ({error}); run again when it does") from error

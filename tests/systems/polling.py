@@ -1,0 +1,61 @@
+"""Read a store in a bucket again and again until a file appears: fail where a volume is not whole.
+
+A volume is whole where its values have the digest that its metadata state. One whose metadata changed while it was
+read is read again next time; that is the moment at which it was replaced.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import etl
+from etl.digests import volume_digest
+from etl.errors import StoreError
+
+TRIES = 5
+"""A server that is away for a moment is no broken volume; what is broken stays so."""
+
+
+def digest_of(volume):
+    for attempt in range(TRIES):
+        try:
+            return volume_digest(volume[:])
+        except Exception as error:  # noqa: BLE001 - judged by who asks
+            found = f"{type(error).__name__}: {error}"
+        time.sleep(attempt)
+    return found
+
+
+def provenance_of(store, volume):
+    """Give what the store says now of a volume; None where it does not have it, or does not answer."""
+    try:
+        return etl.open_store(store)[volume.patient_id][volume.key].attributes["provenance"]
+    except (StoreError, KeyError):
+        return None
+
+
+def poll(store, over):
+    whole = problems = 0
+    while not over.exists():
+        time.sleep(0.1)
+        try:
+            volumes = [volume for patient in etl.open_store(store).values() for volume in patient.values()]
+        except StoreError:
+            # Before the first root is there, and while the server is away.
+            continue
+        for volume in volumes:
+            stated = volume.attributes["provenance"]
+            found = digest_of(volume)
+            if found == stated["volume_digest"]:
+                whole += 1
+            elif provenance_of(store, volume) == stated:
+                problems += 1
+                print(volume.node, found, stated["volume_digest"], file=sys.stderr)
+    print(whole)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(poll(sys.argv[1], Path(sys.argv[2])))
