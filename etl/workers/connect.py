@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import ssl
@@ -12,7 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import dask
-from distributed import Client
+from distributed import Client, Security
+from distributed.comm.core import connect
 from distributed.versions import VersionMismatchWarning
 
 from etl.errors import UsageError
@@ -45,6 +47,8 @@ def connected(scheduler: str) -> Iterator[Client]:
             "deploy/environment.sh (deploy/README.md)"
         )
     try:
+        # A Client that finds nobody tries to close itself when it is collected, and prints that it cannot.
+        asyncio.run(_reach(address))
         with warnings.catch_warnings():
             # Each worker is asked before it gets work.
             warnings.simplefilter("ignore", VersionMismatchWarning)
@@ -53,6 +57,13 @@ def connected(scheduler: str) -> Iterator[Client]:
         raise UsageError(f"scheduler {address!r} does not answer: {_reason(error, is_tls=is_tls)}") from error
     with client:
         yield client
+
+
+async def _reach(address: str) -> None:
+    """Shake hands with whoever answers, and hang up."""
+    arguments = Security().get_connection_args("client")
+    comm = await connect(address, timeout=CONNECT_TIMEOUT_S, **arguments)
+    await comm.close()
 
 
 def _address_in(file: Path) -> str:
