@@ -244,7 +244,8 @@ def _process_all(pool: Pool, work: _Work, job: Job, lock: Lock) -> None:
         sorted(work.todo, key=lambda task: -task.bytes_in), pool.largest_worker_bytes
     )
     work.receipts += too_large
-    with metered("series", len(ordered), quiet=config.quiet) as meter:
+    total_bytes = sum(task.entry.bytes_in for task in ordered)
+    with metered("series", len(ordered), quiet=config.quiet, total_bytes=total_bytes) as meter:
         outcomes = pool.map(
             process,
             ordered,
