@@ -28,10 +28,12 @@ COARSE = ("--spacing-mm", "6", "--workers", "0")
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-# A shell starts what runs in the background with SIGINT ignored, which processes inherit: commands that tests
-# start would not see Ctrl-C.
+# A shell starts what runs in the background with SIGINT ignored, and nohup with SIGHUP, which processes inherit:
+# commands that tests start would not see these.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
