@@ -12,12 +12,12 @@ from pathlib import Path
 import imagecodecs
 import pytest
 
-from etl.codes import ExclusionCode, FailureCode, WarningCode
+from etl.codes import ExclusionCode, FailureCode, LabelCode, WarningCode
 from etl.dicom.decoder_check import broken_decoders
 from etl.report.explain import explanations
 from etl.transfer_syntaxes import DISTRIBUTIONS
 
-CODES = [*WarningCode, *FailureCode, *ExclusionCode]
+CODES = [*WarningCode, *FailureCode, *ExclusionCode, *LabelCode]
 
 
 def test_every_code_has_a_cause_and_a_remedy_and_nothing_else_has() -> None:
@@ -36,7 +36,7 @@ def test_options_that_explanations_name_exist() -> None:
 
     from etl.config import OPTIONS, flag_of
 
-    flags = {flag_of(name) for name in OPTIONS}
+    flags = {flag_of(name) for name in OPTIONS} | {"--map"}
     for one in explanations().values():
         assert set(re.findall(r"--[a-z-]+[a-z]", f"{one.cause} {one.remedy}")) <= flags, one.code
 

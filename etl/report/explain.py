@@ -8,13 +8,14 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 
-from etl.codes import ExclusionCode, FailureCode, WarningCode, words_of
+from etl.codes import ExclusionCode, FailureCode, LabelCode, WarningCode, words_of
 from etl.errors import UsageError
 
 _KINDS = {
     WarningCode: "warning: the volume is in the store",
     FailureCode: "failed: the series was wanted and is not in the store",
     ExclusionCode: "excluded: the series was not wanted",
+    LabelCode: "mask: of ct-etl label",
 }
 
 
