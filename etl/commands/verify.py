@@ -22,6 +22,7 @@ def command(
     store: str, more_inputs: tuple[str, ...], inputs: tuple[str, ...], deidentify: str | None, repair: bool
 ) -> None:
     """Check every volume of STORE: metadata, chunks, digests; with --input also values."""
+    from etl.buckets.urls import is_bucket_url
     from etl.run.verify_input import verify_against_input
     from etl.run.verify_labels import verify_labels_against
     from etl.scan.deidentify import Pseudonyms, read_key
@@ -48,7 +49,9 @@ def command(
             with open_pool(0, None) as pool:
                 scan = scan_inputs(list(map(os.path.expanduser, inputs)), pool, limits=Limits(), quiet=True)
             compared, more = verify_against_input(store, scan, pseudonyms)
-            labels, of_labels = verify_labels_against(store, inputs, pseudonyms)
+            # Masks are looked for in folders of this machine.
+            local = [os.path.expanduser(one) for one in inputs if not is_bucket_url(one)]
+            labels, of_labels = verify_labels_against(store, local, pseudonyms) if local else (0, [])
             lines.append(f"{compared} volumes compared with the input")
             lines += [f"{labels} labels compared with the input"] if labels else []
             # Masks alone need no volume beside them.
