@@ -1,100 +1,115 @@
-"""Read a mask from a NIfTI or NRRD file, with its own geometry."""
+"""Read the voxels of a NIfTI or NRRD mask, with the geometry that the file itself says."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etl.errors import UsageError
+from etl.codes import LabelCode
+from etl.errors import EtlError
+from etl.labels.source_mask import LabelError
 from etl.read.optional_library import optional_library
 from etl.volume.patient_space import LPS_TO_RAS
 
-NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
+NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr", ".seg.nrrd")
 INSTALL = "ct-etl[labels]"
-# How NRRD names its space: the signs that lead from there to LPS.
-TO_LPS = {
+# NRRD's names of spaces, and what turns their axes into LPS (teem.sourceforge.net/nrrd/format.html#space).
+SPACES = {
     "left-posterior-superior": (1, 1, 1),
-    "right-anterior-superior": (-1, -1, 1),
-    "left-anterior-superior": (1, -1, 1),
     "lps": (1, 1, 1),
+    "right-anterior-superior": (-1, -1, 1),
     "ras": (-1, -1, 1),
+    "left-anterior-superior": (1, -1, 1),
     "las": (1, -1, 1),
 }
 
 
-def read_mask(path: Path) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
-    """Read a mask.
+@dataclass(frozen=True)
+class MaskVoxels:
+    """A mask as its file has it.
 
     Parameters
     ----------
-    path : Path
-        ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.nhdr``.
+    values : (i, j, k) array
+        Axes in the file's order.
+    affine_lps : (4, 4) float64 array
+        From (i, j, k, 1) to LPS mm; it can be inverted.
+    names : dict
+        Of segments, by value: what 3D Slicer wrote.
+    """
 
-    Returns
-    -------
-    (z, y, x) uint16 array
-        Axes in the file's order, last first: (k, j, i).
-    (4, 4) float64 array
-        From (k, j, i, 1) to LPS mm.
+    values: NDArray[Any]
+    affine_lps: NDArray[np.float64]
+    names: dict[int, str]
+
+
+def read_mask_file(path: Path) -> MaskVoxels:
+    """Read a mask of one of the endings `NIFTI` and `NRRD`.
 
     Raises
     ------
+    LabelError
+        ``unreadable-mask``: the name ends in something else, the file is damaged, it has not three axes, or it
+        does not say where it lies.
     UsageError
-        The name ends in something else, the file cannot be read, it has not three axes or no geometry, a value is
-        no whole number from 0 to 65535, or the library for it is not installed.
+        The library for it is not installed.
     """
     name = path.name.lower()
     if not name.endswith((*NIFTI, *NRRD)):
-        raise UsageError(f"mask {str(path)!r}: allowed is {', '.join((*NIFTI, *NRRD))}")
+        raise _unreadable(f"its name ends in {path.suffix!r}; allowed is {', '.join((*NIFTI, *NRRD))}")
     try:
-        values, affine = _read_nifti(path) if name.endswith(NIFTI) else _read_nrrd(path)
-    except UsageError:
+        values, affine, names = _read_nifti(path) if name.endswith(NIFTI) else _read_nrrd(path)
+    except (EtlError, MemoryError):
         raise
     except Exception as error:
-        # nibabel and pynrrd raise whatever a damaged header provokes.
-        raise UsageError(f"mask {str(path)!r} cannot be read: {error}") from error
+        # nibabel, pynrrd and what they unpack with raise whatever a damaged file provokes, zlib.error among it.
+        raise _unreadable(f"it cannot be read ({type(error).__name__})") from error
+    values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
     if values.ndim != 3:
-        raise UsageError(f"mask {str(path)!r} has {values.ndim} axes; 3 are needed")
-    return whole_values(values.transpose(2, 1, 0), path.name), affine[:, [2, 1, 0, 3]]
+        raise _unreadable(f"it has axes {values.shape}; allowed are three")
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise _unreadable(f"its affine {affine.tolist()} cannot be inverted")
+    return MaskVoxels(values, affine, names)
 
 
-def whole_values(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
-    """Give a mask as whole numbers.
-
-    Raises
-    ------
-    UsageError
-        A value is no whole number from 0 to 65535.
-    """
-    if values.size and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535):
-        raise UsageError(f"{name}: values run from {values.min()} to {values.max()}; allowed is 0 to 65535")
-    whole = values.astype(np.uint16)
-    if not np.array_equal(whole, values):
-        raise UsageError(f"{name}: values are not whole; a mask has 0 for background and a number a structure")
-    return whole
-
-
-def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    nib = optional_library("nibabel", wanted_for=path.name, install=INSTALL)
+def _read_nifti(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], dict[int, str]]:
+    nib = optional_library("nibabel", wanted_for="a NIfTI mask", install=INSTALL)
     image = nib.load(path)
-    if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
-        raise UsageError(f"mask {str(path)!r}: sform_code and qform_code are 0; it does not say where it lies")
+    if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:
+        raise _unreadable("qform_code and sform_code are 0: it does not say where it lies")
     # Its own inverse.
-    return np.asarray(image.dataobj), LPS_TO_RAS @ np.asarray(image.affine, np.float64)
+    return np.asanyarray(image.dataobj), LPS_TO_RAS @ np.asarray(image.affine, np.float64), {}
 
 
-def _read_nrrd(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    nrrd = optional_library("nrrd", wanted_for=path.name, install=INSTALL)
+def _read_nrrd(path: Path) -> tuple[NDArray[Any], NDArray[np.float64], dict[int, str]]:
+    nrrd = optional_library("nrrd", wanted_for="an NRRD mask", install=INSTALL)
     values, header = nrrd.read(str(path))
-    space = str(header.get("space", "")).lower()
-    if space not in TO_LPS or "space directions" not in header or "space origin" not in header:
-        raise UsageError(
-            f"mask {str(path)!r}: space {space!r}; allowed is {', '.join(TO_LPS)}, with directions and origin"
+    signs = SPACES.get(str(header.get("space", "")).lower())
+    directions, origin = header.get("space directions"), header.get("space origin")
+    if signs is None or directions is None or origin is None:
+        raise _unreadable(
+            f"space {header.get('space')!r}: allowed are {', '.join(SPACES)}, with space directions and origin"
         )
+    if np.shape(directions) != (3, 3) or not np.isfinite(np.asarray(directions, np.float64)).all():
+        raise _unreadable(f"it has axes {np.shape(values)}; allowed are three of space")
     affine = np.eye(4)
-    affine[:3, :3] = np.asarray(header["space directions"], np.float64).T
-    affine[:3, 3] = header["space origin"]
-    return values, np.diag([*TO_LPS[space], 1.0]) @ affine
+    affine[:3, :3] = np.asarray(directions, np.float64).T * np.array(signs)[:, None]
+    affine[:3, 3] = np.asarray(origin, np.float64) * signs
+    return values, affine, _slicer_names(header)
+
+
+def _slicer_names(header: Any) -> dict[int, str]:
+    """Names of segments by value, as 3D Slicer writes them."""
+    names = {}
+    for key, value in header.items():
+        if key.startswith("Segment") and key.endswith("_LabelValue"):
+            names[int(value)] = str(header.get(f"{key.removesuffix('_LabelValue')}_Name", ""))
+    return names
+
+
+def _unreadable(why: str) -> LabelError:
+    return LabelError(LabelCode.UNREADABLE_MASK, why)

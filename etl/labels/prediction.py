@@ -16,8 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from etl.errors import UsageError
-from etl.labels.mask_file import INSTALL, read_mask, whole_values
+from etl.labels.mask_file import INSTALL, read_mask_file
 from etl.labels.native_slices import NativeSlices, find_slices, mask_on_slices
+from etl.labels.source_mask import LabelError
 from etl.read.optional_library import optional_library
 from etl.read.patients import Store, Volume, open_store
 from etl.scan.deidentify import Pseudonyms, read_key
@@ -169,11 +170,26 @@ def _mask_of(
     mask: NDArray[Any] | str | os.PathLike[str], volume: Volume
 ) -> tuple[NDArray[np.uint16], NDArray[np.float64]]:
     if isinstance(mask, str | os.PathLike):
-        return read_mask(Path(mask).expanduser())
+        path = Path(mask).expanduser()
+        try:
+            voxels = read_mask_file(path)
+        except LabelError as error:
+            raise UsageError(f"mask {str(path)!r}: {error}") from error
+        # Axes last first: (k, j, i), as arrays of the store have them.
+        return _whole_values(voxels.values.transpose(2, 1, 0), path.name), voxels.affine_lps[:, [2, 1, 0, 3]]
     values = np.asarray(mask)
     if values.shape != volume.shape:
         raise UsageError(f"mask has shape {values.shape}; {volume.shape} is needed, the grid of {volume.node}")
-    return whole_values(values, "mask"), volume.affine_lps
+    return _whole_values(values, "mask"), volume.affine_lps
+
+
+def _whole_values(values: NDArray[Any], name: str) -> NDArray[np.uint16]:
+    if values.size and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 65535):
+        raise UsageError(f"{name}: values run from {values.min()} to {values.max()}; allowed is 0 to 65535")
+    whole = values.astype(np.uint16)
+    if not np.array_equal(whole, values):
+        raise UsageError(f"{name}: values are not whole; a mask has 0 for background and a number a structure")
+    return whole
 
 
 def _segment_of(given: Segment | None, value: int) -> tuple[str, tuple[str, str, str]]:

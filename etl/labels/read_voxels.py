@@ -1,118 +1,35 @@
-"""NIfTI and NRRD masks to pixels on planes, by their own affine."""
+"""The voxels of a mask to pixels on planes, by their own affine."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etl.codes import LabelCode
-from etl.errors import UsageError
+from etl.labels.mask_file import MaskVoxels
 from etl.labels.source_mask import LabelError, MaskSegment, PixelMask
 from etl.store.label_encoding import MAX_VALUE, Segment
-from etl.volume.patient_space import LPS_TO_RAS
 from etl.volume.plane_masks import MaskPlanes
 
-# NRRD's names of spaces, and what turns their axes into LPS (teem.sourceforge.net/nrrd/format.html#space).
-SPACES = {
-    "left-posterior-superior": (1, 1, 1),
-    "lps": (1, 1, 1),
-    "right-anterior-superior": (-1, -1, 1),
-    "ras": (-1, -1, 1),
-    "left-anterior-superior": (1, -1, 1),
-    "las": (1, -1, 1),
-}
-NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr", ".seg.nrrd")
 
+def pixel_mask(mask: MaskVoxels) -> PixelMask:
+    """Cut a mask into planes across its coarsest axis.
 
-def read_nifti(path: Path) -> PixelMask:
-    """Read a NIfTI mask: whole numbers are segments, fractions of 0 to 1 one segment.
+    Whole numbers are segments, fractions of 0 to 1 are one segment.
 
     Parameters
     ----------
-    path : Path
+    mask : MaskVoxels
 
     Raises
     ------
     LabelError
-        ``unreadable-mask``: it has no three axes, no place in the patient, or other values.
-    UsageError
-        nibabel is not installed.
+        ``unreadable-mask``: it has other values.
     """
-    try:
-        import nibabel  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise _missing("nibabel") from error
-    image: Any = nibabel.load(path)
-    if image.header["qform_code"] == 0 and image.header["sform_code"] == 0:
-        raise LabelError(
-            LabelCode.UNREADABLE_MASK, "qform_code and sform_code are 0: it does not say where it lies"
-        )
-    return pixel_mask(np.asanyarray(image.dataobj), LPS_TO_RAS @ image.affine, {})
-
-
-def read_nrrd(path: Path) -> PixelMask:
-    """Read an NRRD mask; one that 3D Slicer wrote (``.seg.nrrd``) names its segments.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    LabelError
-        ``unreadable-mask``: it has no three axes, no space that is known, or other values.
-    UsageError
-        pynrrd is not installed.
-    """
-    try:
-        import nrrd  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise _missing("pynrrd") from error
-    values, header = nrrd.read(str(path))
-    signs = SPACES.get(str(header.get("space", "")).lower())
-    directions, origin = header.get("space directions"), header.get("space origin")
-    if signs is None or directions is None or origin is None:
-        raise LabelError(
-            LabelCode.UNREADABLE_MASK,
-            f"space {header.get('space')!r}: allowed are {', '.join(SPACES)}, with space directions and origin",
-        )
-    if np.shape(directions) != (3, 3) or not np.isfinite(np.asarray(directions, np.float64)).all():
-        raise LabelError(LabelCode.UNREADABLE_MASK, f"it has axes {np.shape(values)}; allowed are three of space")
-    affine = np.eye(4)
-    affine[:3, :3] = np.asarray(directions, np.float64).T * np.array(signs)[:, None]
-    affine[:3, 3] = np.asarray(origin, np.float64) * signs
-    return pixel_mask(values, affine, _slicer_names(header))
-
-
-def _slicer_names(header: Any) -> dict[int, str]:
-    """Names of segments by value, as 3D Slicer writes them."""
-    names = {}
-    for key, value in header.items():
-        if key.startswith("Segment") and key.endswith("_LabelValue"):
-            names[int(value)] = str(header.get(f"{key.removesuffix('_LabelValue')}_Name", ""))
-    return names
-
-
-def pixel_mask(values: NDArray[Any], affine_lps: NDArray[np.float64], names: dict[int, str]) -> PixelMask:
-    """Cut an array into planes across its coarsest axis.
-
-    Parameters
-    ----------
-    values : (i, j, k) array
-    affine_lps : (4, 4) float64 array
-        From (i, j, k, 1) to LPS mm.
-    names : dict
-        Of segments, by value.
-    """
-    values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
-    if values.ndim != 3:
-        raise LabelError(LabelCode.UNREADABLE_MASK, f"it has axes {values.shape}; allowed are three")
+    values, affine_lps, names = mask.values, mask.affine_lps, mask.names
     steps = affine_lps[:3, :3].T
-    if not np.isfinite(affine_lps).all() or abs(np.linalg.det(steps)) == 0:
-        raise LabelError(LabelCode.UNREADABLE_MASK, f"its affine {affine_lps.tolist()} cannot be inverted")
     is_fractional = _is_fractional(values)
     # Of equal steps the last one: slices, as most programs write them.
     lengths = np.round(np.linalg.norm(steps, axis=1), 6)
@@ -156,7 +73,3 @@ def _is_fractional(values: NDArray[Any]) -> bool:
             f"values run from {values.min()} to {values.max()}; allowed are whole numbers, or fractions of 0 to 1",
         )
     return True
-
-
-def _missing(name: str) -> UsageError:
-    return UsageError(f"{name} is needed to read this mask: pip install 'ct-etl[labels]'")

@@ -14,9 +14,10 @@ from pydicom.errors import InvalidDicomError
 
 from etl.codes import LabelCode
 from etl.errors import UsageError
+from etl.labels.mask_file import NIFTI, NRRD, read_mask_file
 from etl.labels.read_rtstruct import read_rtstruct
 from etl.labels.read_seg import read_seg
-from etl.labels.read_voxels import NIFTI, NRRD, read_nifti, read_nrrd
+from etl.labels.read_voxels import pixel_mask
 from etl.labels.source_mask import LabelError, References, SourceKind, SourceMask
 
 SOP_CLASSES: dict[str, SourceKind] = {
@@ -31,7 +32,7 @@ DAMAGED = (
     *(AttributeError, KeyError, ValueError, TypeError, IndexError, RuntimeError, NotImplementedError),
     *(OSError, EOFError, InvalidDicomError),
 )
-"""What pydicom, nibabel and pynrrd raise where a file is damaged."""
+"""What pydicom raises where a file is damaged."""
 
 
 @dataclass(frozen=True)
@@ -163,19 +164,12 @@ def read_mask(source: Source) -> SourceMask:
     UsageError
         A library for its kind is not installed.
     """
+    if source.kind in ("nifti", "nrrd"):
+        return pixel_mask(read_mask_file(Path(source.path)))
     try:
-        if source.kind == "nifti":
-            return read_nifti(Path(source.path))
-        if source.kind == "nrrd":
-            return read_nrrd(Path(source.path))
         dataset = dcmread(source.path)
         return read_seg(dataset) if source.kind == "seg" else read_rtstruct(dataset)
     except DAMAGED as error:
-        raise LabelError(LabelCode.UNREADABLE_MASK, f"it cannot be read ({type(error).__name__})") from error
-    except Exception as error:
-        # nibabel's and pynrrd's own errors derive from Exception alone.
-        if type(error).__module__.partition(".")[0] not in ("nibabel", "nrrd"):
-            raise
         raise LabelError(LabelCode.UNREADABLE_MASK, f"it cannot be read ({type(error).__name__})") from error
 
 
