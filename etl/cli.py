@@ -74,6 +74,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command and end with its exit code: one line on the terminal for each error that is known."""
         _open_closed_streams()
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})

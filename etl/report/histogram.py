@@ -110,6 +110,7 @@ class _Panel:
         self._decades = math.log10(max(10.0, self._per_hu.max() * 1.6) / 0.5)
 
     def parts(self) -> Iterator[str]:
+        """Give the elements of the drawing, in the order in which SVG paints them."""
         right, bottom = self._left + self._width, HEIGHT_PX - _BOTTOM
         yield from self._tissue_marks()
         yield f'<path class="bars" d="{self._outline()}"/>'

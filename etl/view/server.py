@@ -96,6 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = SILENT_AFTER_S
 
     def do_GET(self) -> None:
+        """Answer with what the app says, or hold the stream of events of a page that is open."""
         path = self._own_path()
         if path is None:
             return
@@ -109,9 +110,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.server.app.get(path, values, byte_range=byte_range, base=base), path)
 
     def do_HEAD(self) -> None:
+        """Answer as `do_GET` does, without a body."""
         self.do_GET()
 
     def do_POST(self) -> None:
+        """Hand JSON to the app: refused where it is too long, or where another page could have sent it."""
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
