@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etl.codes import LabelCode
-from etl.errors import EtlError
-from etl.labels.source_mask import LabelError
+from etl.labels.source_mask import LabelError, refusing
 from etl.read.optional_library import optional_library
 from etl.volume.patient_space import LPS_TO_RAS
 
@@ -61,13 +60,8 @@ def read_mask_file(path: Path) -> MaskVoxels:
     name = path.name.lower()
     if not name.endswith((*NIFTI, *NRRD)):
         raise _unreadable(f"its name ends in {path.suffix!r}; allowed is {', '.join((*NIFTI, *NRRD))}")
-    try:
+    with refusing("it"):
         values, affine, names = _read_nifti(path) if name.endswith(NIFTI) else _read_nrrd(path)
-    except (EtlError, MemoryError):
-        raise
-    except Exception as error:
-        # nibabel, pynrrd and what they unpack with raise whatever a damaged file provokes, zlib.error among it.
-        raise _unreadable(f"it cannot be read ({type(error).__name__})") from error
     values = values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
     if values.ndim != 3:
         raise _unreadable(f"it has axes {values.shape}; allowed are three")

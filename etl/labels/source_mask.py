@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,32 @@ class LabelError(EtlError):
 
     def __reduce__(self) -> tuple[type[LabelError], tuple[LabelCode, str]]:
         return type(self), (self.code, str(self))
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn whatever a library raises within, where a file is damaged, into a `LabelError`.
+
+    No list of exceptions would do: pydicom, nibabel and pynrrd hand on struct.error, zlib.error and their own.
+
+    Parameters
+    ----------
+    what : str
+        That cannot be read.
+
+    Raises
+    ------
+    LabelError
+        ``unreadable-mask``
+    MemoryError
+        As it came: the file may be whole.
+    """
+    try:
+        yield
+    except (EtlError, MemoryError):
+        raise
+    except Exception as error:
+        raise LabelError(LabelCode.UNREADABLE_MASK, f"{what} cannot be read ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 
-from etl.codes import LabelCode
 from etl.errors import UsageError
 from etl.labels.mask_file import NIFTI, NRRD, read_mask_file
 from etl.labels.read_rtstruct import read_rtstruct
 from etl.labels.read_seg import read_seg
 from etl.labels.read_voxels import pixel_mask
-from etl.labels.source_mask import LabelError, References, SourceKind, SourceMask
+from etl.labels.source_mask import LabelError, References, SourceKind, SourceMask, refusing
 
 SOP_CLASSES: dict[str, SourceKind] = {
     "1.2.840.10008.5.1.4.1.1.66.4": "seg",
@@ -28,11 +26,6 @@ SOP_CLASSES: dict[str, SourceKind] = {
 """Segmentation, Label Map Segmentation and RT Structure Set Storage (DICOM PS3.4 B.5)."""
 _PREAMBLE, _MARK = 128, b"DICM"
 _READ_BYTES = 1 << 20
-DAMAGED = (
-    *(AttributeError, KeyError, ValueError, TypeError, IndexError, RuntimeError, NotImplementedError),
-    *(OSError, EOFError, InvalidDicomError),
-)
-"""What pydicom raises where a file is damaged."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +116,13 @@ def _source(path: Path) -> Source | None:
     if name.endswith(NRRD):
         return Source(str(path), "nrrd")
     try:
-        with path.open("rb") as stream:
-            if stream.read(_PREAMBLE + len(_MARK))[_PREAMBLE:] != _MARK:
-                return None
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-        kind = SOP_CLASSES.get(str(header.get("SOPClassUID", "")))
-    except DAMAGED:
+        with refusing("its header"):
+            with path.open("rb") as stream:
+                if stream.read(_PREAMBLE + len(_MARK))[_PREAMBLE:] != _MARK:
+                    return None
+            header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+            kind = SOP_CLASSES.get(str(header.get("SOPClassUID", "")))
+    except LabelError:
         return None
     return None if kind is None else Source(str(path), kind)
 
@@ -141,17 +135,22 @@ def survey(source: Source) -> Survey | LabelError:
     source : Source
     """
     try:
-        digest = hashlib.sha256()
-        with open(source.path, "rb") as stream:
-            while block := stream.read(_READ_BYTES):
-                digest.update(block)
-        if source.kind in ("nifti", "nrrd"):
-            identity = hashlib.sha256(Path(source.path).name.encode("utf-8", "surrogateescape")).hexdigest()
-            return Survey(digest.hexdigest(), References(identity))
-        dataset = dcmread(source.path, stop_before_pixels=True)
-        return Survey(digest.hexdigest(), _references(dataset), tuple(sorted(set(_words(dataset)))))
-    except DAMAGED as error:
-        return LabelError(LabelCode.UNREADABLE_MASK, f"its header cannot be read ({type(error).__name__})")
+        with refusing("its header"):
+            return _survey(source)
+    except LabelError as error:
+        return error
+
+
+def _survey(source: Source) -> Survey:
+    digest = hashlib.sha256()
+    with open(source.path, "rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    if source.kind in ("nifti", "nrrd"):
+        identity = hashlib.sha256(Path(source.path).name.encode("utf-8", "surrogateescape")).hexdigest()
+        return Survey(digest.hexdigest(), References(identity))
+    dataset = dcmread(source.path, stop_before_pixels=True)
+    return Survey(digest.hexdigest(), _references(dataset), tuple(sorted(set(_words(dataset)))))
 
 
 def read_mask(source: Source) -> SourceMask:
@@ -166,11 +165,9 @@ def read_mask(source: Source) -> SourceMask:
     """
     if source.kind in ("nifti", "nrrd"):
         return pixel_mask(read_mask_file(Path(source.path)))
-    try:
+    with refusing("it"):
         dataset = dcmread(source.path)
         return read_seg(dataset) if source.kind == "seg" else read_rtstruct(dataset)
-    except DAMAGED as error:
-        raise LabelError(LabelCode.UNREADABLE_MASK, f"it cannot be read ({type(error).__name__})") from error
 
 
 def _references(dataset: Dataset) -> References:

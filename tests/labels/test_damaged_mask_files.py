@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drawn import ball, contours_of, write_rtstruct, write_seg
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from etl.codes import LabelCode
 from etl.labels.mask_file import read_mask_file
 from etl.labels.source_mask import LabelError
+from etl.labels.survey import find_masks, read_mask, survey
 
 nibabel = pytest.importorskip("nibabel", reason="ct-etl[labels] is not installed")
 nrrd = pytest.importorskip("nrrd", reason="ct-etl[labels] is not installed")
@@ -52,3 +56,34 @@ def test_bytes_that_changed_raise_nothing_else(tmp_path, name):
     # Without compression only the header can be found to be wrong.
     assert refused or name == "m.nii"
     assert set(refused) <= {LabelCode.UNREADABLE_MASK}
+
+
+@pytest.mark.parametrize("kind", ["seg", "deflated seg", "rtstruct"])
+def test_a_damaged_dicom_mask_never_ends_the_run(scan, tmp_path, kind):
+    path, shape = tmp_path / "m.dcm", ball("ball", (0, 0, 0), 20)
+    if kind == "rtstruct":
+        write_rtstruct(path, scan.slices, [("ball", contours_of(shape, scan.z_mm))])
+    else:
+        write_seg(path, scan.slices, [shape])
+    if kind == "deflated seg":
+        dataset = dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.save_as(path)
+    [source] = find_masks([str(tmp_path)])
+    whole, random = path.read_bytes(), np.random.default_rng(5)
+    refused = 0
+    for number in range(120):
+        content = np.frombuffer(whole, np.uint8).copy()
+        start = random.integers(200, len(content) - 20)
+        if number % 3 == 0:
+            content = content[:start]
+        else:
+            content[start : start + 4] = random.integers(0, 256, 4)
+        path.write_bytes(content.tobytes())
+        find_masks([str(tmp_path)])
+        survey(source)
+        try:
+            read_mask(source)
+        except LabelError:
+            refused += 1
+    assert refused >= 40
