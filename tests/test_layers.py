@@ -80,7 +80,7 @@ FACES = {
     "store": "durable encoding fingerprint finish keys label_encoding labels layout "
     "lock metadata node_names patient_labels publish root source_map verify",
     "workers": "fitness pool progress stop_signals time_limit",
-    "read": "catalog optional_library patients stored_array stored_bytes table verdicts",
+    "read": "catalog facts optional_library patients stored_array stored_bytes table verdicts",
     "scan": "deidentify distinctions inputs scan",
     "report": "explain montage page",
     "plan": "checks masks plan repeats series_keys task",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from etl.codes import words_of
+from etl.read.facts import plain
 from etl.report.explain import explanations
-from etl.report.plain import plain
 
 # A page stays below 3 MB however many series there are; the ledger has them all.
 MAX_FAILED, MAX_EXCLUDED = 500, 25

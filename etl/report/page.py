@@ -19,10 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etl.codes import words_of
 from etl.errors import StoreError
+from etl.read.facts import Facts, facts_of, plain, times
 from etl.read.patients import Store, Volume, open_store
 from etl.report.histogram import draw_histogram
 from etl.report.left_out import reasons_of
-from etl.report.plain import plain, times
 from etl.volume.hounsfield import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU
 
 if TYPE_CHECKING:
@@ -42,18 +42,6 @@ _FINGERPRINT_LABELS = {
     "percentile_50_0_hu": "median, HU",
     "percentile_99_5_hu": "99.5th percentile, HU",
 }
-_DICOM_LABELS = {
-    "ConvolutionKernel": "kernel",
-    "SliceThickness": "slice thickness, mm",
-    "KVP": "tube voltage, kV",
-    "Manufacturer": "manufacturer",
-    "ManufacturerModelName": "scanner",
-    "BodyPartExamined": "body part",
-    "PatientAge": "age",
-    "PatientSex": "sex",
-}
-
-Facts = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -229,7 +217,7 @@ def _card(volume: Volume, picture: Path | None, *, is_default: bool) -> Card:
     except StoreError:
         # The error names the store's path, which has no place on the page.
         problem = "This volume cannot be read: part of it is missing or damaged. ct-etl verify says more."
-    facts = _facts(volume)
+    facts = facts_of(volume)
     return Card(
         _anchor(volume),
         volume.patient_id,
@@ -270,23 +258,6 @@ def _drawn_before(picture: Path | None) -> Montage | None:
     with suppress(OSError):
         return None if picture is None else Montage.load(picture)
     return None
-
-
-def _facts(volume: Volume) -> Facts:
-    geometry, low_high = volume.geometry, volume.window_hu
-    extent_mm = [n * mm for n, mm in zip(volume.shape, volume.spacing_mm, strict=True)]
-    facts = [
-        ("size (z, y, x)", times(volume.shape)),
-        ("spacing, mm", times(volume.spacing_mm)),
-        ("extent, mm", times([round(mm) for mm in extent_mm])),
-        ("source size", times(geometry.source_shape)),
-        ("source spacing, mm", times(geometry.source_spacing_mm)),
-        ("gantry tilt", f"{plain(geometry.gantry_tilt_deg)}°"),
-        ("window, HU", f"{low_high[0]} to {low_high[1]}"),
-        ("center", plain(volume.normalization.center)),
-    ]
-    dicom = volume.dicom
-    return facts + [(label, plain(dicom[name])) for name, label in _DICOM_LABELS.items() if name in dicom]
 
 
 def _anchor(volume: Volume) -> str:

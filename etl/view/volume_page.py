@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,13 @@ import numpy as np
 from etl.codes import words_of
 from etl.errors import UsageError
 from etl.read.catalog import list_nodes
+from etl.read.facts import facts_of
 from etl.read.patients import Volume
 from etl.view.cohort import labels_of
 from etl.view.pictures import LABEL, STORE_WINDOW, VALIDITY, WINDOWS, usual_window, window_ends
 from etl.view.planes import lay_out_plane
 
 _PLANES = ("axial", "coronal", "sagittal")
-_DICOM = {
-    "ConvolutionKernel": "kernel",
-    "SliceThickness": "slice thickness, mm",
-    "KVP": "tube voltage, kV",
-    "Manufacturer": "manufacturer",
-    "ManufacturerModelName": "scanner",
-    "BodyPartExamined": "body part",
-    "PatientAge": "age",
-    "PatientSex": "sex",
-}
 _VALIDITY_WORDS = {0: "outside the scanned field, or padding", 1: "measured", 2: "interpolated across a gap"}
 
 
@@ -48,7 +39,7 @@ def describe(volume: Volume) -> dict[str, Any]:
         "windows": {name: list(ends) for name, ends in windows.items()},
         "usual_window": usual_window(volume),
         "overlays": overlays_of(volume),
-        "facts": _facts(volume),
+        "facts": facts_of(volume),
         "warnings": [{"code": code, "words": words_of(code)} for code in volume.warnings],
     }
 
@@ -93,30 +84,3 @@ def look_up(volume: Volume, index: Sequence[int]) -> dict[str, Any]:
         "position_lps_mm": np.round(position[:3], 1).tolist(),
         "validity": _VALIDITY_WORDS.get(validity, str(validity)),
     }
-
-
-def _facts(volume: Volume) -> list[tuple[str, str]]:
-    geometry = volume.geometry
-    extent_mm = [n * mm for n, mm in zip(geometry.shape, geometry.spacing_mm, strict=True)]
-    dicom: Mapping[str, Any] = volume.dicom
-    low, high = volume.window_hu
-    return [
-        ("size (z, y, x)", _times(geometry.shape)),
-        ("spacing, mm", _times(geometry.spacing_mm)),
-        ("extent, mm", _times([round(mm) for mm in extent_mm])),
-        ("source size", _times(geometry.source_shape)),
-        ("source spacing, mm", _times(geometry.source_spacing_mm)),
-        ("gantry tilt", f"{geometry.gantry_tilt_deg:.4g}°"),
-        ("window, HU", f"{low} to {high}"),
-        *((label, _plain(dicom[name])) for name, label in _DICOM.items() if name in dicom),
-    ]
-
-
-def _times(values: Sequence[float]) -> str:
-    return " × ".join(f"{value:.4g}" for value in values)  # noqa: RUF001 - the sign that people write
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
