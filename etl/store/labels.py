@@ -10,6 +10,7 @@ from etl.errors import EtlError
 from etl.store.keys import Keys
 from etl.store.layout import LABELS, METADATA, OME_VERSION, VOLUME, is_label_key
 from etl.store.metadata import as_text, ct_etl_attributes, group, parsed
+from etl.store.publish import put_in_order
 from etl.store.root import put_if_changed
 
 if TYPE_CHECKING:
@@ -48,11 +49,7 @@ def publish_label(
     check()
     keys.take_back(place, is_label_key)
     try:
-        for key, buffer in content.items():
-            check()
-            if key == METADATA:
-                keys.settle((f"{place}/{other}" for other in content if other != METADATA), node)
-            keys.put(f"{place}/{key}", buffer.as_buffer_like())
+        put_in_order(keys, place, content, check, below=node)
         keys.settle([f"{place}/{METADATA}"], node)
         check()
         list_labels(keys, node)

@@ -52,12 +52,7 @@ def publish(
         return size
     keys.take_back(node)
     try:
-        for key, buffer in content.items():
-            check()
-            if key == METADATA:
-                # After a power cut the metadata must not be there without the chunks it describes.
-                keys.settle((f"{node}/{other}" for other in content if other != METADATA), "")
-            keys.put(f"{node}/{key}", buffer.as_buffer_like())
+        put_in_order(keys, node, content, check, below="")
         keys.settle([f"{node}/{METADATA}"], node)
     except (OSError, EtlError):
         # What is there of it would only take space from others.
@@ -65,6 +60,35 @@ def publish(
             keys.take_back(node)
         raise
     return size
+
+
+def put_in_order(
+    keys: Keys, group: str, content: Mapping[str, Buffer], check: Callable[[], None], *, below: str
+) -> None:
+    """Put the keys of a group in the order given, its metadata once all others are on the disk.
+
+    After a power cut the metadata must not be there without the chunks it describes.
+
+    Parameters
+    ----------
+    keys : Keys
+    group : str
+    content : mapping of Buffer
+        By key relative to the group.
+    check : callable
+        Called before each key.
+    below : str
+        See `Keys.settle`.
+
+    Raises
+    ------
+    DiskFullError
+    """
+    for key, buffer in content.items():
+        check()
+        if key == METADATA:
+            keys.settle((f"{group}/{other}" for other in content if other != METADATA), below)
+        keys.put(f"{group}/{key}", buffer.as_buffer_like())
 
 
 def published(keys: Keys, node: str) -> dict[str, Any] | None:
