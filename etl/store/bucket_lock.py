@@ -17,9 +17,9 @@ from contextlib import suppress
 from types import TracebackType
 
 from etl.buckets.bucket import Bucket
-from etl.errors import DiskFullError, StoreError, UsageError
+from etl.errors import DiskFullError
 from etl.store.bucket_keys import beside
-from etl.store.lock_holder import has_ended, read_holder, this_process, words_for
+from etl.store.lock_holder import has_ended, held_by, read_holder, taken_over, this_process, words_for
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
@@ -56,10 +56,7 @@ class BucketLock:
         while self._own is None:
             highest = max(self._numbers(), default=0)
             if highest and (holder := self._holder(highest)) is not None:
-                raise UsageError(
-                    f"another run ({holder}) is writing to this store; wait for it, or use another store (its "
-                    f"lock is {self._locks.url}/{highest})"
-                )
+                raise held_by(holder, f"{self._locks.url}/{highest}")
             e_tag = self._locks.create(str(highest + 1), self._content())
             if e_tag is not None:
                 self._own, self._e_tag = highest + 1, e_tag
@@ -89,9 +86,7 @@ class BucketLock:
         StoreError
         """
         if self._lost:
-            raise StoreError(
-                "another run took over this store while this one stood still; nothing more is written"
-            )
+            raise taken_over()
 
     def _numbers(self) -> list[int]:
         return sorted(int(found.name) for found in self._locks.walk() if found.name.isdecimal())

@@ -19,8 +19,7 @@ from types import TracebackType
 from typing import Protocol
 
 from etl.buckets.urls import is_bucket_url
-from etl.errors import StoreError, UsageError
-from etl.store.lock_holder import has_ended, read_holder, this_process, words_for
+from etl.store.lock_holder import has_ended, held_by, read_holder, taken_over, this_process, words_for
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 60.0
@@ -105,10 +104,7 @@ class StoreLock:
             held = self._numbers()
             highest = held[-1] if held else 0
             if highest and (holder := self._holder(highest)) is not None:
-                raise UsageError(
-                    f"another run ({holder}) is writing to this store; wait for it, or use another store (its "
-                    f"lock is {self._path(highest)})"
-                )
+                raise held_by(holder, str(self._path(highest)))
             self._own = self._create(highest + 1)
         for number in self._numbers():
             if self._path(number) != self._own:
@@ -137,9 +133,7 @@ class StoreLock:
         StoreError
         """
         if self._lost:
-            raise StoreError(
-                "another run took over this store while this one stood still; nothing more is written"
-            )
+            raise taken_over()
 
     def _numbers(self) -> list[int]:
         pattern = re.compile(re.escape(self._stem) + r"(\d+)")
