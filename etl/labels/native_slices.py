@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from etl.scan.deidentify import Pseudonyms, deidentify_scan
 from etl.scan.inputs import scan_inputs
 from etl.scan.scan import Limits
 from etl.stack import Location
+from etl.volume.geometry import are_equal
 from etl.workers.pool import SerialPool
 
 
@@ -41,6 +43,14 @@ class NativeSlices:
     to_lps: NDArray[np.float64]
     shape: tuple[int, int]
     used: NDArray[np.bool_]
+
+    @cached_property
+    def spacing_mm(self) -> float | None:
+        """Distance between the volume's slices along their normal; None for a single one, or where it varies."""
+        to_lps = self.to_lps[self.used][:, :3]
+        normal = np.cross(to_lps[0, :, 2], to_lps[0, :, 1])
+        gaps_mm = np.diff(np.sort(to_lps[:, :, 3] @ (normal / np.linalg.norm(normal))))
+        return float(gaps_mm.mean()) if len(gaps_mm) and are_equal(gaps_mm) else None
 
 
 def find_slices(volume: Volume, inputs: Sequence[Path], pseudonyms: Pseudonyms | None) -> NativeSlices:

@@ -82,9 +82,14 @@ class Layout:
     @cached_property
     def is_regular(self) -> bool:
         """Whether all gaps are equal as far as printed positions can tell."""
-        middle = float(np.median(self.gaps_mm))
-        spread = float(np.abs(self.gaps_mm - middle).max())
-        return spread <= max(IRREGULAR_MM, IRREGULAR_SHARE * middle)
+        return are_equal(self.gaps_mm)
+
+
+def are_equal(gaps_mm: NDArray[np.float64]) -> bool:
+    """Tell whether gaps between slices, at least one, are equal as far as printed positions can tell."""
+    middle = float(np.median(gaps_mm))
+    spread = float(np.abs(gaps_mm - middle).max())
+    return spread <= max(IRREGULAR_MM, IRREGULAR_SHARE * middle)
 
 
 @lru_cache(maxsize=64)

@@ -137,6 +137,21 @@ def test_the_file_says_whose_it_is_and_what_the_segments_are(stored, tmp_path):
     assert pydicom.dcmread(other.path).SOPInstanceUID != seg.SOPInstanceUID
 
 
+@pytest.mark.parametrize(
+    ("stack", "spacing_mm"),
+    [("straight", 5.0), ("tilted", 5.0 * np.cos(np.radians(18.5))), ("oblique", 5.0), ("irregular", None)],
+)
+def test_the_file_says_how_far_slices_are_apart_along_their_normal(stored, tmp_path, stack, spacing_mm):
+    """By which dcmqi and pydicom-seg count slices; else by Slice Thickness."""
+    volume = stored("--spacing-mm", "4", **STACKS[stack])
+    etl.write_prediction(
+        tmp_path / "s.zarr", volume.node, on_grid(volume), tmp_path / "p.dcm", dicom=tmp_path / "dicom"
+    )
+    [measures] = pydicom.dcmread(tmp_path / "p.dcm").SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    said = measures.get("SpacingBetweenSlices")
+    assert said == (None if spacing_mm is None else pytest.approx(spacing_mm, abs=1e-6))
+
+
 @pytest.mark.parametrize("name", ["m.nii.gz", "m.nrrd"])
 def test_a_mask_file_lies_where_it_says_itself(stored, tmp_path, name):
     sitk = pytest.importorskip("SimpleITK", reason="SimpleITK is not installed")
