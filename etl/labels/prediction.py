@@ -150,6 +150,7 @@ def write_prediction(
         manufacturer_model_name=algorithm,
         software_versions=software_versions()["ct-etl"],
         device_serial_number="0",
+        content_creator_name="",  # Type 2 (DICOM PS3.3 Table 10-12)
     )
     _say_spacing(seg, slices.spacing_mm)
     content = io.BytesIO()

@@ -131,6 +131,7 @@ def test_the_file_says_whose_it_is_and_what_the_segments_are(stored, tmp_path):
     assert (first.SegmentLabel, second.SegmentLabel) == ("bleed", "rest")
     assert first.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Hemorrhage"
     assert first.SegmentAlgorithmName == "net"
+    assert seg["ContentCreatorName"].is_empty
     again = etl.write_prediction(tmp_path / "s.zarr", volume.node, mask, tmp_path / "again.dcm", **options)
     assert pydicom.dcmread(again.path).SOPInstanceUID == seg.SOPInstanceUID
     other = etl.write_prediction(tmp_path / "s.zarr", volume.node, mask[::-1], tmp_path / "other.dcm", **options)
