@@ -13,6 +13,8 @@ override VENV := $(patsubst %/,%,$(VENV))
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 ECOSYSTEM := .venv-ecosystem
+# tests/ecosystem looks for it there.
+PYDICOM_SEG := $(ECOSYSTEM)/pydicom-seg
 CODE := etl tests $(wildcard bench docs/hooks.py)
 
 export INPUT STORE PRESET SCHEDULER DEMO STATUS
@@ -44,7 +46,7 @@ help:
 	@echo '                   a path with spaces among several is quoted twice: INPUT="'\''/data/my scans'\'' /data/b"'
 	@echo 'make test          the test suite (PYTEST_ARGS="-k name")'
 	@echo 'make test-slow     real clusters, kills and whole cohorts'
-	@echo 'make test-ecosystem  the tools that read a store and its files: MONAI, TorchIO, ITK, nnU-Net, dcmqi (gigabytes)'
+	@echo 'make test-ecosystem  the tools that read a store and its files: MONAI, ITK, nnU-Net, dcmqi, napari … (gigabytes)'
 	@echo 'make test-browser  the pages of ct-etl view in Chromium (on Debian: apt-get install chromium)'
 	@echo 'make test-systems  SLURM and Kubernetes manifests; as root on Debian it installs what they need'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
@@ -165,14 +167,17 @@ docs: $(VENV)/.ready-test
 	@echo 'site/index.html'
 
 # In an environment of its own: what these tools pin is not this project's. PyTorch first, so that the tools find it;
-# nnU-Net without what only its training asks for, since torchvision and timm are no part of its check.
+# nnU-Net without what only its training asks for, since torchvision and timm are no part of its check; napari without
+# its windows. pydicom-seg wants a pydicom before 3. The plugins of napari for pytest would load it before any test.
 test-ecosystem: $(VENV)/.ready-test
 	"$(PYTHON)" -m venv '$(ECOSYSTEM)'
 	@set -e; if [ -n '$(TORCH_INDEX)' ]; then set -- --extra-index-url '$(TORCH_INDEX)'; else set --; fi; \
 	'$(ECOSYSTEM)/bin/python' -m pip install --quiet --disable-pip-version-check "$$@" -r constraints/extras.txt; \
 	'$(ECOSYSTEM)/bin/python' -m pip install --quiet --disable-pip-version-check -e '.[test]'; \
 	'$(ECOSYSTEM)/bin/python' -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/ecosystem.txt
-	'$(ECOSYSTEM)/bin/python' -m pytest -m ecosystem tests/ecosystem $(PYTEST_ARGS)
+	"$(PYTHON)" -m venv '$(PYDICOM_SEG)'
+	@'$(PYDICOM_SEG)/bin/python' -m pip install --quiet --disable-pip-version-check --no-deps -r constraints/ecosystem-pydicom-seg.txt
+	'$(ECOSYSTEM)/bin/python' -m pytest -p no:napari -p no:npe2 -m ecosystem tests/ecosystem $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff format --check $(CODE)
