@@ -43,7 +43,7 @@ HOMES = {
     # `stored_volume` imports it where `Volume.dask` is called.
     "dask": {"workers.connect", "workers.dask_pool", "workers.local_cluster", "read.stored_volume", "run.doctor"},
     "distributed": {
-        *(f"workers.{name}" for name in ("calls", "connect", "dask_pool", "fleet", "local_cluster")),
+        *(f"workers.{name}" for name in ("calls", "connect", "dask_pool", "fleet", "local_cluster", "questions")),
         "run.doctor",
     },
     # By which zarr reads URLs.

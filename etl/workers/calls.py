@@ -32,6 +32,8 @@ MEMORY_SHARE = 0.8
 LOOK_AHEAD = 1000
 # A batch that workers could not even receive is given to others so many times.
 MOST_TRIES = 3
+# A result is fetched from the worker that has it. Where that stands still, those of others come first.
+RESULT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Refusal:
 
     address: str
     why: str
+
+
+class _LateError(Exception):
+    """A result is there, but could not be fetched in time."""
 
 
 @dataclass(eq=False)
@@ -106,6 +112,7 @@ class Calls(Generic[Item, Result]):
         waiting = deque(_Batch(items, max(map(self._memory_bytes, items))) for items in batches)
         running: dict[Future[Any], _Batch[Item]] = {}
         done: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        late: deque[Future[Any]] = deque()
         try:
             while waiting or running:
                 self._look(waiting, running)
@@ -116,11 +123,18 @@ class Calls(Generic[Item, Result]):
                 try:
                     future = done.get(timeout=LOOK_EVERY_S)
                 except queue.Empty:
+                    if late:
+                        done.put(late.popleft())
                     continue
                 finished = running.pop(future, None)
                 if finished is None:
                     continue  # taken back from a worker that had gone
-                results = self._results(future, finished)
+                try:
+                    results = self._results(future, finished)
+                except _LateError:
+                    running[future] = finished
+                    late.append(future)
+                    continue
                 future.release()
                 if isinstance(results, Refusal):
                     waiting.appendleft(finished)
@@ -136,14 +150,14 @@ class Calls(Generic[Item, Result]):
                 self._client.cancel(list(running))
 
     def _look(self, waiting: deque[_Batch[Item]], running: dict[Future[Any], _Batch[Item]]) -> None:
-        """See who is there; take back what waits for workers that have gone."""
+        """See who is there; take back what lies with workers that have gone or are silent."""
         if self._fleet is None or self._client.status != "running":
             return
-        self._fleet.look(len(waiting) + len(running))
+        held = self._fleet.look(len(waiting) + len(running))
         stranded = [
             future
             for future, batch in running.items()
-            if batch.allowed is not None and not batch.allowed & self._fleet.hands.keys()
+            if future.key in held or (batch.allowed is not None and not batch.allowed & self._fleet.hands.keys())
         ]
         for future in stranded:
             waiting.appendleft(running.pop(future))
@@ -166,7 +180,7 @@ class Calls(Generic[Item, Result]):
         kept = Counter(batch.allowed for batch in running.values() if batch.allowed is not None)
         for index, batch in enumerate(islice(waiting, LOOK_AHEAD)):
             able = self._fleet.able(batch.need)
-            is_kept = self._fleet.has_refused or len(able) < len(self._fleet.hands)
+            is_kept = self._fleet.has_others or len(able) < len(self._fleet.hands)
             batch.allowed = frozenset(able) if is_kept else None
             # Dask gives what is kept to some workers to them at once, and blames all that a worker has for its
             # death: so no more than it works on.
@@ -201,7 +215,7 @@ class Calls(Generic[Item, Result]):
     def _results(self, future: Future[Any], batch: _Batch[Item]) -> list[Result] | Refusal | None:
         """Give what came back; a refusal where the batch is to be given to another worker."""
         try:
-            results: list[Result] | Refusal = future.result()
+            results: list[Result] | Refusal = future.result(timeout=RESULT_TIMEOUT_S)
         except KilledWorker:
             return None
         except NoWorkerError:
@@ -209,12 +223,14 @@ class Calls(Generic[Item, Result]):
         except (CancelledError, CommClosedError):
             raise
         except Exception as error:
+            if isinstance(error, TimeoutError) and future.status != "error":
+                raise _LateError from error
             # A worker that lacks the package cannot even say so.
             fleet = self._fleet
             if fleet is None or self._client.status != "running" or batch.tries >= MOST_TRIES:
                 raise
             fleet.look_now()
-            if fleet.has_refused:
+            if fleet.has_others:
                 return Refusal("", str(error))
             raise
         if isinstance(results, Refusal) and self._fleet is not None:

@@ -6,7 +6,7 @@ Loaded only where a run has workers: it takes as long as all else that a run in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -130,12 +130,12 @@ def submitted_to(scheduler: str, needs: Needs, *, wait_s: float, quiet: bool) ->
     """
     with dask.config.set(SETTINGS), quiet_libraries(), connected(scheduler) as client:
         needs = replace(needs, versions=tuple(versions_here().items()))
-        fleet = Fleet(client, needs, wait_s=wait_s, quiet=quiet)
-        try:
-            fleet.wait()
-        except (OSError, TimeoutError) as error:
-            raise ClusterError("the connection to the scheduler is lost") from error
-        yield DaskPool(client, needs=needs, fleet=fleet)
+        with closing(Fleet(client, needs, wait_s=wait_s, quiet=quiet)) as fleet:
+            try:
+                fleet.wait()
+            except (OSError, TimeoutError) as error:
+                raise ClusterError("the connection to the scheduler is lost") from error
+            yield DaskPool(client, needs=needs, fleet=fleet)
 
 
 @contextmanager

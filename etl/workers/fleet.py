@@ -5,9 +5,8 @@ Workers come and go while a run goes on: an adaptive cluster grows, a batch job 
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +15,15 @@ from urllib.parse import urlsplit
 from distributed import Client, Future
 
 from etl.errors import ClusterError, UsageError
-from etl.software import SOFTWARE, differing_versions
 from etl.workers.declare_memory import MEMORY_RESOURCE
-from etl.workers.fitness import Needs, unfit
+from etl.workers.fitness import Needs
 from etl.workers.progress import say
+from etl.workers.questions import ANSWER_TIMEOUT_S, Questions
 
 LOOK_EVERY_S = 1.0
 SAY_EVERY_S = 60.0
-# A scheduler that is there answers at once, and a worker within the time that a slow mount takes.
-ANSWER_TIMEOUT_S = 20.0
+# A run begins with those that have answered when the first has been ready for so long.
+SETTLE_S = 2.0
 # Where all workers that came first are unfit, others may be about to come.
 GRACE_S = 10.0
 
@@ -61,7 +60,8 @@ class Fleet:
     """
 
     def __init__(self, client: Client, needs: Needs, *, wait_s: float, quiet: bool) -> None:
-        self._client, self._needs, self._wait_s, self._quiet = client, needs, wait_s, quiet
+        self._client, self._wait_s, self._quiet = client, wait_s, quiet
+        self._questions = Questions(client, needs)
         self.hands: dict[str, Hand] = {}
         self._refused: set[str] = set()
         self._named: set[tuple[str, str]] = set()
@@ -76,9 +76,9 @@ class Fleet:
         return sum(hand.threads for hand in self.hands.values())
 
     @property
-    def has_refused(self) -> bool:
-        """Some worker that is there gets no work."""
-        return bool(self._refused)
+    def has_others(self) -> bool:
+        """Some worker that is there gets no work, or none yet."""
+        return bool(self._refused or self._questions.asked)
 
     @property
     def largest_bytes(self) -> int | None:
@@ -101,32 +101,44 @@ class Fleet:
         UsageError
             None came in time, or those that came are unfit.
         """
-        start, is_said = time.monotonic(), False
+        start, ready, is_said = time.monotonic(), float("inf"), False
         while True:
             self.look_now()
+            now = time.monotonic()
             if self.hands:
-                self._stop_calling()
-                return
-            waited = time.monotonic() - start
-            if self._refused and waited >= min(GRACE_S, self._wait_s):
-                raise UsageError(f"none of the {len(self._refused)} workers can do the work (named above)")
-            if waited >= self._wait_s:
-                raise UsageError(
-                    f"the scheduler has no workers; none came within {self._wait_s:g} s (--wait-workers)"
-                )
-            if not is_said and not self._refused:
-                say(f"the scheduler has no workers yet: waiting up to {self._wait_s:g} s", quiet=self._quiet)
-                is_said = True
-            self._call()
-            time.sleep(min(0.2, self._wait_s))
+                ready = min(ready, now)
+                if not self._questions.is_waiting or now - ready >= SETTLE_S:
+                    self._stop_calling()
+                    return
+            elif not self._questions.is_waiting:
+                self._give_up(now - start)
+                if not is_said and not self.has_others:
+                    say(f"the scheduler has no workers yet: waiting up to {self._wait_s:g} s", quiet=self._quiet)
+                    is_said = True
+                self._call()
+            time.sleep(min(0.1, self._wait_s))
 
-    def look(self, left: int) -> None:
+    def _give_up(self, waited_s: float) -> None:
+        """End the run where nobody that came can do the work, or nobody came."""
+        if self._refused and waited_s >= min(GRACE_S, self._wait_s):
+            count = len(self._refused) + len(self._questions.asked)
+            raise UsageError(f"none of the {count} workers can do the work (named above)")
+        if waited_s >= self._wait_s:
+            there = "no worker that answers" if self._questions.asked else "no workers"
+            raise UsageError(f"the scheduler has {there}; none came within {self._wait_s:g} s (--wait-workers)")
+
+    def look(self, left: int) -> set[str]:
         """See who has come and who has gone, once a second; say so where nobody is left.
 
         Parameters
         ----------
         left : int
             Pieces of work that are not done.
+
+        Returns
+        -------
+        set of str
+            Keys of what lies with workers that do not answer: they got it before they could be asked.
 
         Raises
         ------
@@ -135,17 +147,19 @@ class Fleet:
         """
         now = time.monotonic()
         if now - self._looked < LOOK_EVERY_S:
-            return
+            return set()
+        held: set[str] = set()
         # A scheduler that is busy is asked again.
         with suppress(TimeoutError):
             self.look_now()
+            held = self._held_by_silent()
         self._looked = time.monotonic()
         if self.hands:
             if self._alone_since is not None:
                 say(f"workers are back: {len(self.hands)}", quiet=False)
             self._alone_since = None
             self._stop_calling()
-            return
+            return held
         if self._alone_since is None:
             self._alone_since, self._said = now, -float("inf")
         alone_s = now - self._alone_since
@@ -155,45 +169,44 @@ class Fleet:
             self._said = now
             say(f"no workers left: {left} tasks wait for one, {self._wait_s - alone_s:.0f} s longer", quiet=False)
         self._call()
+        return held
 
     def refuse(self, address: str, why: str) -> None:
         """Give a worker no more work, and name it once."""
         self.hands.pop(address, None)
         self._refused.add(address)
+        self._name(address, why)
+
+    def _name(self, address: str, why: str) -> None:
         host = urlsplit(address).hostname or address
         if (host, why) not in self._named:
             self._named.add((host, why))
             say(f"worker {address} is not used: it {why}", quiet=False)
 
     def look_now(self) -> None:
-        """See who has come and who has gone, and ask those that have come."""
+        """See who has come and who has gone, ask those that have come, and hear those that have answered."""
         there = self._sync(self._scheduler.ncores)
         self._refused &= set(there)
         self.hands = {address: hand for address, hand in self.hands.items() if address in there}
-        new = [address for address in there if address not in self.hands and address not in self._refused]
-        if new:
-            self._ask(new)
-
-    def _ask(self, new: Sequence[str]) -> None:
-        """Ask workers what they are: without a pickled call first, since those do not cross all versions."""
-        asked = {"op": "versions", "packages": list(SOFTWARE)}
-        answers = self._sync(self._scheduler.broadcast, msg=asked, workers=list(new), on_error="ignore")
-        same = []
-        for address, answer in answers.items():
-            named = differing_versions(dict(self._needs.versions), answer["packages"])
-            if named:
-                self.refuse(address, f"differs from where the run was started: {named}")
-            else:
-                same.append(address)
-        found = self._client.run(_unfit_in_time, self._needs, workers=same, on_error="return") if same else {}
-        known = self._sync(self._scheduler.identity, n_workers=-1)["workers"]
-        for address, why in found.items():
-            if isinstance(why, OSError):
-                continue  # it has gone; if it has not, it is asked again
+        self._questions.ask([address for address in there if address not in self.hands.keys() | self._refused])
+        answers = self._questions.answers()
+        known = self._sync(self._scheduler.identity, n_workers=-1)["workers"] if answers else {}
+        for address, why in answers.items():
             if why is not None:
-                self.refuse(address, str(why) if isinstance(why, str) else f"cannot be asked: {why!r}")
+                self.refuse(address, why)
             elif address in known:
                 self.hands[address] = _hand(known[address])
+        for address in self._questions.silent:
+            self._name(address, f"did not answer within {ANSWER_TIMEOUT_S:g} s")
+
+    def _held_by_silent(self) -> set[str]:
+        silent = self._questions.silent
+        held = self._sync(self._scheduler.processing) if silent else {}
+        return {key for address in silent for key in held.get(address, ())}
+
+    def close(self) -> None:
+        """Wait for nobody any longer."""
+        self._questions.close()
 
     def _call(self) -> None:
         """Have an adaptive cluster see that there is work: it grows by what waits at the scheduler."""
@@ -218,11 +231,3 @@ def _hand(worker: Mapping[str, Any]) -> Hand:
     declared = (worker.get("resources") or {}).get(MEMORY_RESOURCE)
     bounds = [float(bound) for bound in (declared, worker.get("memory_limit")) if bound]
     return Hand(int(worker["nthreads"]), min(bounds, default=None), bool(declared))
-
-
-async def _unfit_in_time(needs: Needs) -> str | None:
-    """Ask a worker on a thread of its own: a dead mount must hold up neither it nor the run."""
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(unfit, needs), ANSWER_TIMEOUT_S / 2)
-    except TimeoutError:
-        return f"did not say within {ANSWER_TIMEOUT_S / 2:g} s whether it sees input and store"

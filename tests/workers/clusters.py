@@ -27,6 +27,12 @@ def tls_environment(folder: Path | None) -> dict[str, str]:
     return dict(line.split("=", 1) for line in done.stdout.split("\0") if "=" in line)
 
 
+def client_settings(folder: Path) -> dict[str, str]:
+    """Give what deploy/environment.sh makes of TLS_DIR, as Dask's configuration of this process."""
+    names = {"ca-file": "ca.pem", "client.cert": "cluster.pem", "client.key": "cluster-key.pem"}
+    return {f"distributed.comm.tls.{name}": str(folder / file) for name, file in names.items()}
+
+
 class Cluster:
     """A scheduler process on this machine and worker processes with one thread each; a context manager.
 

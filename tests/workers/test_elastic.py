@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import dask
 import pytest
-from clusters import Cluster, make_certificates, tls_environment, wait_until
+from clusters import Cluster, client_settings, make_certificates, tls_environment, wait_until
 from distributed import Security, SpecCluster, Worker
 from distributed.scheduler import Scheduler
 
@@ -42,12 +42,6 @@ def whose(item, seconds=0.2):
 
     time.sleep(seconds)
     return get_worker().name
-
-
-def client_settings(folder):
-    """What deploy/environment.sh makes of TLS_DIR, for a client in this process."""
-    names = {"ca-file": "ca.pem", "client.cert": "cluster.pem", "client.key": "cluster-key.pem"}
-    return {f"distributed.comm.tls.{name}": str(folder / file) for name, file in names.items()}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +120,7 @@ def test_an_adaptive_cluster_grows_from_nothing_to_all_that_it_may():
     with (
         dask.config.set(settings),
         SpecCluster(
-            scheduler={"cls": Scheduler, "options": {**options, "port": 0, "dashboard": False}},
+            scheduler={"cls": Scheduler, "options": {**options, "port": 0, "dashboard_address": "127.0.0.1:0"}},
             worker={"cls": Worker, "options": {**options, "nthreads": 1, "memory_limit": 0, "dashboard": False}},
             security=security,
         ) as cluster,
