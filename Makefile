@@ -48,7 +48,8 @@ help:
 	@echo 'make test-slow     real clusters, kills and whole cohorts'
 	@echo 'make test-ecosystem  the tools that read a store and its files: MONAI, ITK, nnU-Net, dcmqi, napari … (gigabytes)'
 	@echo 'make test-browser  the pages of ct-etl view in Chromium (on Debian: apt-get install chromium)'
-	@echo 'make test-systems  SLURM and Kubernetes manifests; as root on Debian it installs what they need'
+	@echo 'make test-systems  buckets (SeaweedFS), SLURM, the image and the manifests of Kubernetes; as root on Debian it installs'
+	@echo '                   SLURM and buildah; elsewhere the tests that lack them are skipped and say so'
 	@echo 'make extras        add PyTorch and other readers of a store, which some tests need (TORCH_INDEX=URL)'
 	@echo 'make docs          build the site of the documents into site/'
 	@echo 'make lint          ruff format --check, ruff check, mypy --strict'
@@ -102,7 +103,8 @@ venv: $(VENV)/.ready-run
 
 # --- work -----------------------------------------------------------------------------------------------
 
-# The phantom is written aside and renamed: demo/dicom is there only when it is whole.
+# The phantom is written aside and renamed: demo/dicom is there only when it is whole. Ctrl-C reaches ct-etl itself;
+# the shell outlives it, so as to write its status down.
 etl: $(VENV)/.ready-run
 	@if [ -z "$$INPUT" ]; then \
 		: "$${DEMO:?}"; \
@@ -119,6 +121,7 @@ etl: $(VENV)/.ready-run
 	fi; \
 	if [ -n "$$PRESET" ]; then set -- "$$@" --preset "$$PRESET"; fi; \
 	if [ -n "$$SCHEDULER" ]; then set -- "$$@" --scheduler "$$SCHEDULER"; fi; \
+	trap : INT; \
 	'$(BIN)/ct-etl' run "$$@" $(ARGS); \
 	status=$$?; \
 	if [ -n "$$STATUS" ]; then echo "$$status" > "$$STATUS"; fi; \

@@ -18,8 +18,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -54,6 +56,7 @@ NOT_RUN = {
     "export TLS_DIR=": "belongs to a command that needs several hosts",
     ". deploy/environment.sh": "changes the shell alone",
     ".venv/bin/python -c": "needs several hosts",
+    ".venv/bin/pip install": "changes the environment",
     "ssh ": "needs several hosts",
     "sudo ": "changes the machine",
     "journalctl ": "needs systemd",
@@ -347,15 +350,25 @@ class Workspace:
         for extra in ("run", "test", "lint"):
             (environment / f".ready-{extra}").touch()
 
-    def run(self, command: list[str], *, expected: int = 0) -> str:
-        """Run a command; give what it wrote."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """That of commands."""
         path = f"{self.folder / '.venv/bin'}{os.pathsep}{os.environ['PATH']}"
         # The copy of the code comes first, whatever else is to be found.
         found_in = os.pathsep.join(filter(None, (str(self.folder), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PATH": path, "PYTHON": sys.executable, "PYTHONPATH": found_in}
-        environment["ARGS"] = "--workers 0"
+        given = {"PATH": path, "PYTHON": sys.executable, "PYTHONPATH": found_in, "ARGS": "--workers 0"}
+        return {**os.environ, **given}
+
+    def run(self, command: list[str], *, expected: int = 0) -> str:
+        """Run a command; give what it wrote."""
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=250, check=False
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=250,
+            check=False,
         )
         assert done.returncode == expected, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -461,6 +474,23 @@ def test_make_writes_the_status_that_it_cannot_end_with(workspace):
     assert (workspace.folder / "status.txt").read_text() == "3\n"
     workspace.run([*command, "ARGS=--workers 0 --spacing-mm 6", "STORE=t.zarr"])
     assert (workspace.folder / "status.txt").read_text() == "0\n"
+
+
+def test_make_writes_the_status_of_a_run_that_ctrl_c_stopped(workspace):
+    """Ctrl-C reaches the whole group: make, its shell and the run."""
+    options = "--workers 0 --spacing-mm 0.3"
+    command = ["make", "etl", "STATUS=stopped.txt", "STORE=u.zarr", "INPUT=demo/dicom", f"ARGS={options}"]
+    process = subprocess.Popen(
+        command, cwd=workspace.folder, env=workspace.environment, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while not (workspace.folder / "u.zarr.runs").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert (workspace.folder / "stopped.txt").read_text() == "130\n", said
+    assert "Traceback" not in said
 
 
 def test_nothing_is_left_out_in_vain():
