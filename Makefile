@@ -6,6 +6,8 @@ DEMO ?= demo
 PYTEST_ARGS ?=
 # More would starve the tests that start clusters of their own.
 TEST_PROCESSES ?= 2
+# These mostly wait: for a server that is away, a signal, a lock that goes stale.
+SYSTEM_PROCESSES ?= 3
 ARGS ?=
 TORCH_INDEX ?=
 
@@ -153,7 +155,7 @@ test-systems: $(VENV)/.ready-test
 	fi
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check -r constraints/systems.txt
 	@'$(BIN)/python' -m pip install --quiet --disable-pip-version-check --no-deps dask-jobqueue==0.9.0 dask-kubernetes==2026.3.0
-	CT_ETL_SYSTEMS=yes $(BIN)/python -m pytest -m systems $(PYTEST_ARGS)
+	CT_ETL_SYSTEMS=yes $(BIN)/python -m pytest -n $(SYSTEM_PROCESSES) --dist loadfile -m systems tests/systems $(PYTEST_ARGS)
 
 # PyPI's PyTorch for Linux is a CUDA build of gigabytes: TORCH_INDEX=https://download.pytorch.org/whl/cpu is small.
 # zarrita.js only where there is npm; its test says what it lacks.
