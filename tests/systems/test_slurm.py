@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -82,6 +83,9 @@ def test_a_job_writes_the_bytes_of_a_local_run_and_leaves_nothing(
     assert slurm.wait(job) == 0, slurm.log(job)
     assert seen == {f"127.0.0.{number + 2}" for number in range(nodes)}
     assert contents(store) == undisturbed
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in store.rglob("*") if path.is_dir()} == {0o777 & ~umask}
     # Certificates are of one job, and go with it.
     assert list((slurm.folder / "shared").iterdir()) == []
     assert slurm.processes(job) == {}
