@@ -40,10 +40,22 @@ HOMES = {
     "nrrd": {"export", "labels"},
     "PIL": {"report.montage", "view.pictures"},
     "click": {"cli", "commands"},
+    "cryptography": {"workers.certificate"},
     # `stored_volume` imports it where `Volume.dask` is called.
     "dask": {"workers.connect", "workers.dask_pool", "workers.local_cluster", "read.stored_volume", "run.doctor"},
     "distributed": {
-        *(f"workers.{name}" for name in ("calls", "connect", "dask_pool", "fleet", "local_cluster", "questions")),
+        *(
+            f"workers.{name}"
+            for name in (
+                "calls",
+                "certificate",
+                "connect",
+                "dask_pool",
+                "fleet",
+                "local_cluster",
+                "questions",
+            )
+        ),
         "run.doctor",
     },
     # By which zarr reads URLs.

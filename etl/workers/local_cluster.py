@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import dask
-from distributed import Nanny, Scheduler, Security, SpecCluster
+from distributed import Nanny, Scheduler, SpecCluster
 from tornado.routing import PathMatches, Rule, RuleRouter
 
 from etl.errors import ClusterError
+from etl.workers.certificate import temporary_security
 from etl.workers.cores import usable_cores
 
 BLAS_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -92,8 +93,8 @@ def _without_interrupts() -> Iterator[None]:
 
 
 def _start(workers: int, dashboard_path: str, attempts: int = 3) -> SpecCluster:
-    # 0.05 s, of which nearly all finds two primes; TLS costs each process 0.03 s of CPU.
-    security = Security.temporary()
+    # TLS costs each process 0.03 s of CPU.
+    security = temporary_security()
     shared: dict[str, Any] = {"host": HOST, "protocol": "tls://", "security": security}
     scheduler = {
         "cls": _PrivateScheduler,
