@@ -55,6 +55,9 @@ class BucketFolder:
         except OSError as error:
             problems.append(("", f"{type(error).__name__} while listing"))
             return
+        if not found and only is None:
+            # A prefix is there as long as something is: a manifest names one that is not.
+            problems.append(("", "FileNotFoundError while listing"))
         self._listed = {one.name: one for one in found if only is None or one.name in only}
         self._names = [name for name in self._listed if not name.lower().endswith(".zip")]
         self._places = {name: n for n, name in enumerate(self._names)}

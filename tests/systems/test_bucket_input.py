@@ -111,6 +111,15 @@ def test_a_manifest_makes_each_line_a_source(in_process, dicom, bucket, tmp_path
     assert local_contents(tmp_path / "s.zarr") == local_contents(tmp_path / "local.zarr")
 
 
+def test_a_line_of_a_manifest_that_names_nothing_is_told(in_process, dicom, bucket, tmp_path):
+    upload(dicom / "p", f"{bucket}/in/p")
+    manifest = tmp_path / "cohort.s5cmd"
+    manifest.write_text("".join(f"cp {bucket}/in/{name}/* .\n" for name in ("p", "gone")))
+    done = day(in_process, manifest, tmp_path / "s.zarr")
+    assert sorted(lines(done), key=str) == [("failed", "unreadable"), ("written", None)]
+    assert done.status == 3
+
+
 def test_a_public_bucket_needs_no_credentials(in_process, dicom, seaweed, bucket, tmp_path, monkeypatch, ct_etl):
     name = tmp_path.name
     upload(dicom / "q", f"s3://public/{name}")
