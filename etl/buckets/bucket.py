@@ -17,6 +17,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from etl.buckets.answers import is_final, is_no_access, one_line
 from etl.buckets.connecting import client_options, is_anonymous
 from etl.buckets.urls import Place, join_url, parse_url
 from etl.errors import UsageError
@@ -32,8 +33,6 @@ OUTLAST_S = 120.0
 LONGEST_WAIT_S = 5.0
 # obstore's own tries, each of which Ctrl-C must wait for; ours follow.
 _RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
-# Codes of HTTP that another try may turn into an answer; the other 4xx are answers.
-_PASSING = ("408", "425", "429")
 _forked = False
 
 
@@ -209,27 +208,17 @@ class Bucket:
             except FileNotFoundError:
                 raise
             except (BaseError, OSError) as error:
-                if _is_answer(error) or time.monotonic() + wait_s > end:
-                    raise OSError(f"{self.url}: {one_line(error)}") from error
+                if is_final(error) or time.monotonic() + wait_s > end:
+                    raise OSError(f"{self.url}: {self._told(error)}") from error
             # Workers that failed together would all come back together.
             time.sleep(wait_s * random.uniform(0.5, 1.0))
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
 
-
-def one_line(error: BaseException) -> str:
-    """Give what an error of obstore says to people: it carries pages for its developers."""
-    text = " ".join(str(error).partition("Debug source")[0].split())
-    return text[:300] or type(error).__name__
-
-
-def _is_answer(error: BaseException) -> bool:
-    """Whether asking again would give the same."""
-    from obstore.exceptions import GenericError  # noqa: PLC0415
-
-    if not isinstance(error, GenericError):
-        return not isinstance(error, OSError)
-    _, _, status = str(error).partition("status code: ")
-    return status[:1] == "4" and status[:3] not in _PASSING
+    def _told(self, error: BaseException) -> str:
+        unsigned = is_no_access(error) and is_anonymous(self._place.scheme)
+        return one_line(error) + (
+            "; the environment names no credentials, so nothing is signed" if unsigned else ""
+        )
 
 
 def _mark_forked() -> None:
@@ -258,8 +247,10 @@ def _connected(scheme: str, bucket: str) -> ObjectStore:
     except ImportError as error:
         raise UsageError(f"{scheme}:// needs obstore: pip install 'ct-etl[bucket]'") from error
     try:
-        options: dict[str, Any] = {"skip_signature": True} if is_anonymous(scheme) else {}
-        return from_url(
+        options = {"skip_signature": True} if is_anonymous(scheme) else {}
+        # Of one kind or another by the URL, which types cannot say.
+        connect: Callable[..., ObjectStore] = from_url
+        return connect(
             f"{scheme}://{bucket}",
             client_options=client_options(),
             retry_config=_RETRIES,

@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from etl.buckets.bucket import Bucket
-from etl.errors import DiskFullError
+from etl.errors import DiskFullError, UsageError
 from etl.store.bucket_keys import beside
 from etl.store.lock_holder import has_ended, held_by, read_holder, taken_over, this_process, words_for
 
@@ -38,7 +38,7 @@ class BucketLock:
     Raises
     ------
     UsageError
-        On entering: another run holds the store.
+        On entering: another run holds the store, or the bucket may not be written.
     """
 
     def __init__(self, store_url: str, tell: Callable[[str], None]) -> None:
@@ -57,7 +57,7 @@ class BucketLock:
             highest = max(self._numbers(), default=0)
             if highest and (holder := self._holder(highest)) is not None:
                 raise held_by(holder, f"{self._locks.url}/{highest}")
-            e_tag = self._locks.create(str(highest + 1), self._content())
+            e_tag = self._created(highest + 1)
             if e_tag is not None:
                 self._own, self._e_tag = highest + 1, e_tag
         self._locks.remove(str(number) for number in self._numbers() if number < self._own)
@@ -90,6 +90,12 @@ class BucketLock:
 
     def _numbers(self) -> list[int]:
         return sorted(int(found.name) for found in self._locks.walk() if found.name.isdecimal())
+
+    def _created(self, number: int) -> str | None:
+        try:
+            return self._locks.create(str(number), self._content())
+        except OSError as error:
+            raise UsageError(f"store cannot be written: {error}") from error
 
     def _content(self) -> bytes:
         return json.dumps({**self._about, "beat": self._beats}).encode()

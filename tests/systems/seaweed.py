@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 KEY, SECRET = "key", "secret"
+READER = "reader"
+"""Key and secret of somebody who may read all, and write nothing."""
 
 
 def why_not():
@@ -60,6 +62,11 @@ class Seaweed:
                 "name": "tests",
                 "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
                 "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+            },
+            {
+                "name": READER,
+                "credentials": [{"accessKey": READER, "secretKey": READER}],
+                "actions": ["Read", "List"],
             },
             {"name": "anonymous", "actions": ["Read:public", "List:public"]},
         ]

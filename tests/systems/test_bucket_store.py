@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
 from kills import contents as local_contents
-from seaweed import contents
+from seaweed import KEY, READER, contents
 from tiny_ct import QUICK, ROOT, day, lines, told, write_series
 
 pytestmark = pytest.mark.systems
@@ -174,18 +175,33 @@ def test_another_configuration_is_refused(in_process, dicom, store):
     assert contents(store) == before
 
 
-def test_what_is_no_place_for_a_store_is_one_line(in_process, ct_etl, dicom, bucket, monkeypatch):
+def test_what_is_no_place_for_a_store_is_one_line(in_process, dicom, bucket):
     place(bucket).put("file", b"x")
     place(bucket).put("other/file", b"x")
     for url in (f"{bucket}/file", f"{bucket}/other", "s3://no-such-bucket-here/x.zarr"):
         done = day(in_process, dicom, url)
         assert done.status == 2, done.why
         assert len(done.stderr.splitlines()) == 1
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+
+
+@pytest.mark.parametrize(
+    ("key", "secret", "said"),
+    [
+        (KEY, "wrong", "cannot be listed: .*SignatureDoesNotMatch: .*HTTP 403"),
+        (READER, READER, "cannot be written: .*AccessDenied: .*HTTP 403"),
+        ("", "", "cannot be listed: .*AccessDenied: .*; the environment names no credentials"),
+    ],
+    ids=["wrong", "reading only", "none"],
+)
+def test_who_may_not_write_is_told_so_in_a_line(ct_etl, dicom, bucket, monkeypatch, key, secret, said):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     # In a process of its own: a connection keeps the credentials that it was made with.
     done = ct_etl("run", dicom, f"{bucket}/s.zarr", *QUICK)
     assert done.status == 2, done.why
-    assert len(done.stderr.splitlines()) == 1
+    [line] = done.stderr.splitlines()
+    assert re.search(said, line)
+    assert "<" not in line
 
 
 def test_a_reader_that_polls_never_meets_half_a_volume(in_process, dicom, store, polled):
