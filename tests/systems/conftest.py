@@ -45,7 +45,7 @@ def polled(store, tmp_path):
         over.touch()
         said, complained = reader.communicate(timeout=120)
         assert reader.returncode == 0, complained[-2000:]
-        return int(said)
+        return int(said.split()[0])
 
     yield ended
     reader.kill()

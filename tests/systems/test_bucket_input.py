@@ -183,3 +183,28 @@ def test_each_object_is_fetched_once_for_its_pixels_and_some_ahead(
         f"{k:03d}.dcm": 1 for k in range(9)
     }
     assert len(set(at_once)) > 1
+
+
+def test_headers_of_large_objects_are_read_by_one_range_each_and_ahead(in_process, bucket, monkeypatch, tmp_path):
+    """16 kB of 131 kB each; what ends within 64 kB is read whole, also by one request."""
+    from etl.buckets.bucket import Bucket
+
+    write_series(tmp_path / "large/p", ks=range(12), rows=256)
+    write_series(tmp_path / "small/p", ks=range(12))
+    for size, expected in (("large", 1 << 14), ("small", (tmp_path / "small/p/000.dcm").stat().st_size)):
+        upload(tmp_path / size, f"{bucket}/{size}")
+        asked, threads = Counter(), set()
+
+        def ranged(self, found, start, length, original=Bucket.get_range, asked=asked, threads=threads):
+            asked[found.name, start, length] += 1
+            threads.add(threading.current_thread().name)
+            return original(self, found, start, length)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Bucket, "get_range", ranged)
+            for name in ("get", "get_small"):
+                patch.delattr(Bucket, name)
+            done = in_process("scan", f"{bucket}/{size}")
+        assert done.status == 0, done.why
+        assert asked == {(f"{k:03d}.dcm", 0, expected): 1 for k in range(12)}
+        assert len(threads) > 1

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bucket_kills import VICTIMS
+from bucket_strikes import LASTING, VICTIMS, why_not_strike
 from kills import contents as local_contents
 from proxy import Proxy
 from seaweed import contents, environment_of, upload
@@ -21,8 +21,9 @@ SCRIPT = Path(__file__).with_name("bucket_kills.py")
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("victim", VICTIMS)
-def test_a_kill_or_an_absent_server_loses_nothing_in_a_bucket(seaweed, victim):
+@pytest.mark.skipif(bool(why_not_strike()), reason=why_not_strike())
+@pytest.mark.parametrize("victim", [*VICTIMS, *LASTING])
+def test_whatever_befalls_a_run_into_a_bucket_nothing_is_lost(seaweed, victim):
     """In a process of its own: it kills its server, and a connection keeps the address that it was made with."""
     done = subprocess.run(
         [sys.executable, SCRIPT, "--rounds", "1", "--victim", victim, "--seed", "7"],

@@ -209,3 +209,18 @@ def test_a_reader_that_polls_never_meets_half_a_volume(in_process, dicom, store,
         write_series(dicom / "p", ks=range(count))
         assert ("written", None) in lines(day(in_process, dicom, store))
     assert polled() > 0
+
+
+@pytest.mark.parametrize("damage", ["lost", "half new", "no sources"])
+def test_the_reader_that_polls_would_tell_half_a_volume(in_process, dicom, store, polled, damage):
+    day(in_process, dicom, store)
+    before, node = contents(store), a_node(store)
+    array = "source/sop_instance_uid" if damage == "no sources" else "volume"
+    chunk = next(name for name in before if name.startswith(f"{node}/{array}/c/"))
+    if damage == "half new":
+        other = next(name for name in before if name.startswith("Q/") and "/volume/c/" in name)
+        place(store).put(chunk, before[other])
+    else:
+        place(store).remove([chunk])
+    with pytest.raises(AssertionError, match=node):
+        polled()
