@@ -23,14 +23,15 @@ def contour_normal(contours: Sequence[Points]) -> Points:
     (3,) float64 array
         Of length 1, its largest component positive; zeros where no contour encloses an area.
     """
-    total = np.zeros(3)
-    for points in contours:
-        centered = points - points.mean(axis=0)
-        area = np.cross(centered, np.roll(centered, -1, axis=0)).sum(axis=0) / 2
-        largest = int(np.argmax(np.abs(area)))
-        total += area if area[largest] >= 0 else -area
-    length = float(np.linalg.norm(total))
-    return total / length if length > 0 else np.zeros(3)
+    if not contours:
+        return np.zeros(3)
+    centered = [points - points.mean(axis=0) for points in contours]
+    areas = np.stack([np.cross(one, np.roll(one, -1, axis=0)).sum(axis=0) for one in centered])
+    # The largest is known best: which component of a small one is its largest may be chance.
+    largest = areas[np.argmax(np.linalg.norm(areas, axis=1))]
+    total = np.where(areas @ largest < 0, -1.0, 1.0) @ areas
+    length = float(np.linalg.norm(total)) * np.sign(total[np.argmax(np.abs(total))])
+    return np.asarray(total / length) if length else np.zeros(3)
 
 
 def fill_even_odd(polygons: Sequence[Points], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -52,3 +52,14 @@ def test_the_normal_of_contours_is_that_of_their_plane_whichever_way_they_run():
     ring = np.array([5, 6, 7]) + 9 * np.cos(angle) * one + 4 * np.sin(angle) * two
     np.testing.assert_allclose(contour_normal([ring, ring[::-1] + normal]), normal, atol=1e-12)
     assert not contour_normal([np.zeros((1, 3))]).any()
+
+
+def test_contours_of_an_oblique_plane_do_not_cancel_whichever_component_is_largest():
+    normals = np.array([[1.0, -1.0 - 1e-5, 0.2], [1.0 + 1e-5, -1.0, 0.2]])
+    angle = np.linspace(0, 2 * np.pi, 30, endpoint=False)[:, None]
+    rings = []
+    for normal in normals / np.linalg.norm(normals, axis=1, keepdims=True):
+        one = np.cross(normal, [0, 0, 1]) / np.linalg.norm(np.cross(normal, [0, 0, 1]))
+        rings.append(9 * (np.cos(angle) * one + np.sin(angle) * np.cross(normal, one)))
+    expected = np.array([1.0, -1.0, 0.2]) / np.sqrt(2.04)
+    assert abs(contour_normal(rings) @ expected) > 1 - 1e-9
