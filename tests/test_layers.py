@@ -72,7 +72,7 @@ HOMES = {
     "pydicom": {"dicom", "scan", "phantom", "labels"},
     "rich": {"workers.progress"},
     # `validity` fills padding by its distance transform; `padding` tells connected areas.
-    "scipy": {"volume.padding", "volume.place_segment", "volume.plane_masks", "volume.validity"},
+    "scipy": {"volume.padding", "volume.place_segment", "volume.segment_field", "volume.validity"},
     # Dask's web server.
     "tornado": {"workers.local_cluster"},
     "torch": {"read.bridges", "training"},
@@ -83,7 +83,7 @@ FACES = {
     "buckets": "bucket connecting urls",
     "shards": "layout",
     "volume": "body contours convert geometry grid hounsfield normalize padding patient_space place_segment "
-    "plane_masks quality slice_weights spline",
+    "plane_masks quality segment_field slice_weights spline",
     "dicom": "attributes containers decoder_check fast_header frames header_parser "
     "identifiers inflate instants pixels rescale_types sources",
     "phantom": "cohort labels",

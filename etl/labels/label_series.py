@@ -26,7 +26,7 @@ from etl.store.source_map import read_source_map
 from etl.volume.patient_space import Geometry
 from etl.workers.time_limit import GivenUp, TimeLimit
 
-PLACING = 1
+PLACING = 2
 """Counts up where the same source on the same grid gives other voxels than before."""
 HIDDEN_NAME = "segment {}"
 

@@ -15,15 +15,15 @@ from etl.store.label_encoding import Segment
 from etl.volume.contours import contour_normal, fill_even_odd
 from etl.volume.patient_space import Geometry
 from etl.volume.place_segment import place
-from etl.volume.plane_masks import MaskPlanes, SegmentField, binary_field, fractional_field
+from etl.volume.plane_masks import MAX_SLICES_APART, WIDE_GAP, MaskPlanes
+from etl.volume.segment_field import SegmentField, binary_fields, fractional_fields
 
 MAX_LOSS = 0.05
 # Positions are printed to 0.001 mm, and contours to 0.01 mm.
 SAME_PLANE_MM = 0.05
+PRINTED_MM = 0.01
 OUT_OF_PLANE_MM = 0.3
 PARALLEL_COSINE = 1 - 1e-6
-# Contours farther apart than this many slices are two structures, not one that was drawn sparsely.
-MAX_SLICES_APART = 4.0
 # Pixels along a side up to which contours are filled three times as finely as the grid.
 FINE_SIDE = 512
 FINE = 3
@@ -97,7 +97,7 @@ def place_mask(mask: SourceMask, geometry: Geometry, slices_mm: NDArray[np.float
     overlapping = _overlaps(mask) if isinstance(mask, PixelMask) else None
     voxel_ml = abs(float(np.linalg.det(geometry.affine_lps[:3, :3]))) / 1000
     for about, found in _fields(mask, geometry, slices_mm):
-        if found is None:
+        if not found:
             number = _layer_for(about, None, None, layers, overlapping, geometry)
             layers[number].segments.append(about)
             volumes.append(SegmentVolume(about.value, about.name, number, 0.0, 0.0))
@@ -105,7 +105,8 @@ def place_mask(mask: SourceMask, geometry: Geometry, slices_mm: NDArray[np.float
         box, values = place(found, geometry.affine_lps, geometry.shape)
         number = _layer_for(about, box, values, layers, overlapping, geometry)
         _draw(layers[number], about, box, values)
-        volumes.append(SegmentVolume(about.value, about.name, number, found.volume_ml, 0.0))
+        ml_before = sum(one.volume_ml for one in found)
+        volumes.append(SegmentVolume(about.value, about.name, number, ml_before, 0.0))
     after = {
         (n, one.value): np.count_nonzero(layer.values == one.value) * voxel_ml
         for n, layer in enumerate(layers)
@@ -130,27 +131,27 @@ def place_mask(mask: SourceMask, geometry: Geometry, slices_mm: NDArray[np.float
 
 def _fields(
     mask: SourceMask, geometry: Geometry, slices_mm: NDArray[np.float64]
-) -> Iterator[tuple[Segment, SegmentField | None]]:
+) -> Iterator[tuple[Segment, tuple[SegmentField, ...]]]:
     if isinstance(mask, ContourMask):
         for contours in mask.segments:
             yield contours.about, _filled(contours, geometry, slices_mm)
         return
     # Frames without pixels are left out of a Segmentation: they are slices on which nothing was drawn.
-    planes, now = _among_slices(mask.planes, geometry, slices_mm, only_ends=False)
+    planes, now = _among_slices(mask.planes, geometry, slices_mm, only_wide=False)
     for segment in mask.segments:
-        make = fractional_field if mask.is_fractional else binary_field
+        make = fractional_fields if mask.is_fractional else binary_fields
         yield segment.about, make(planes, {int(now[n]): pixels for n, pixels in segment.pixels.items()})
 
 
 def _among_slices(
-    planes: MaskPlanes, geometry: Geometry, slices_mm: NDArray[np.float64], *, only_ends: bool
+    planes: MaskPlanes, geometry: Geometry, slices_mm: NDArray[np.float64], *, only_wide: bool
 ) -> tuple[MaskPlanes, NDArray[np.int64]]:
     """Put planes that are parallel to the volume's slices among them."""
-    advance = geometry.affine_lps[:3, geometry.slice_axis]
-    cosine = float(planes.normal @ advance) / float(np.linalg.norm(advance))
+    normal, along_normal_mm = geometry.along_slice_normal(slices_mm)
+    cosine = float(planes.normal @ normal)
     if abs(cosine) < PARALLEL_COSINE:
         return planes, np.arange(len(planes.origins_lps_mm))
-    return planes.among(slices_mm * np.sign(cosine), only_ends=only_ends)
+    return planes.among(along_normal_mm * np.sign(cosine), only_wide=only_wide)
 
 
 def _overlaps(mask: PixelMask) -> set[tuple[int, int]]:
@@ -196,14 +197,14 @@ def _draw(layer: Layer, about: Segment, box: tuple[slice, ...], values: NDArray[
     layer.segments.append(about)
 
 
-def _filled(contours: Contour, geometry: Geometry, slices_mm: NDArray[np.float64]) -> SegmentField | None:
+def _filled(contours: Contour, geometry: Geometry, slices_mm: NDArray[np.float64]) -> tuple[SegmentField, ...]:
     """Fill the contours of a segment on pixels that lie as the volume's voxels do."""
     points = contours.points_lps_mm
     normal = contour_normal(points)
-    if not points or not normal.any():
-        return None
+    if not normal.any():
+        return ()
     source_mm = geometry.source_spacing_mm[geometry.slice_axis]
-    position_mm = _plane_positions(points, normal)
+    normal, position_mm = _plane_positions(points, normal, geometry.along_slice_normal(slices_mm)[0])
     order = np.argsort(position_mm, kind="stable")
     is_new = np.concatenate([[True], np.diff(position_mm[order]) > SAME_PLANE_MM])
     first_mm = position_mm[order[is_new]]
@@ -218,8 +219,9 @@ def _filled(contours: Contour, geometry: Geometry, slices_mm: NDArray[np.float64
     size = [int(np.ceil(np.ptp(side) * fine)) + 4 for side in sides]
     corner = anchor + corner_pixel[0] * down + corner_pixel[1] * along
     origins = corner + (first_mm - corner @ normal)[:, None] * normal
-    usual_mm = float(np.median(np.diff(first_mm))) if len(first_mm) > 1 else source_mm
-    planes = MaskPlanes(origins, down, along, source_mm, min(usual_mm, MAX_SLICES_APART * source_mm))
+    gaps_mm = np.diff(first_mm)
+    usual_mm = min(np.median(gaps_mm), MAX_SLICES_APART * source_mm) if len(gaps_mm) else source_mm
+    planes = MaskPlanes(origins, down, along, source_mm, gaps_mm > WIDE_GAP * usual_mm)
     number = np.empty(len(points), np.int64)
     number[order] = np.cumsum(is_new) - 1
     masks: dict[int, NDArray[Any]] = {}
@@ -230,26 +232,36 @@ def _filled(contours: Contour, geometry: Geometry, slices_mm: NDArray[np.float64
             if its == plane
         ]
         masks[plane] = fill_even_odd(polygons, (size[0], size[1]))
-    among, now = _among_slices(planes, geometry, slices_mm, only_ends=True)
-    return binary_field(among, {int(now[n]): mask for n, mask in masks.items()})
+    among, now = _among_slices(planes, geometry, slices_mm, only_wide=True)
+    return binary_fields(among, {int(now[n]): mask for n, mask in masks.items()})
 
 
-def _plane_positions(points: Sequence[NDArray[np.float64]], normal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the position of each contour along the normal.
+def _plane_positions(
+    points: Sequence[NDArray[np.float64]], normal: NDArray[np.float64], slice_normal: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the normal of the planes and the position of each contour along it.
+
+    Where the contours lie as flat on the volume's slices, the slices' normal is taken: small ones leave their own
+    uncertain, and two on one slice would come to lie on two planes.
 
     Raises
     ------
     LabelError
         ``out-of-plane``.
     """
-    along = [one @ normal for one in points]
-    worst = max(float(np.ptp(one)) for one in along) / 2
+
+    def worst_mm(normal: NDArray[np.float64]) -> float:
+        return max(float(np.ptp(one @ normal)) for one in points) / 2
+
+    if worst_mm(slice_normal) <= worst_mm(normal) + PRINTED_MM:
+        normal = slice_normal
+    worst = worst_mm(normal)
     if worst > OUT_OF_PLANE_MM:
         raise LabelError(
             LabelCode.OUT_OF_PLANE,
             f"points of a contour lie up to {worst:.2f} mm out of its plane; allowed is {OUT_OF_PLANE_MM} mm",
         )
-    return np.array([float(one.mean()) for one in along])
+    return normal, np.array([float((one @ normal).mean()) for one in points])
 
 
 def _plane_axes(

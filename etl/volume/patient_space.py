@@ -113,6 +113,32 @@ class Geometry:
         off_mm = np.abs(self.affine_lps[:3, :3] - ideal) @ (np.array(self.shape) - 1)
         return bool((off_mm < 0.5 * np.array(self.spacing_mm[::-1])).all())
 
+    def along_slice_normal(
+        self, position_mm: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Turn positions along the slice axis into positions along the normal of the slices.
+
+        They differ where the grid is that of a tilted stack: its slice axis leans.
+
+        Parameters
+        ----------
+        position_mm : (n,) float64 array
+            As the store's source map has them.
+
+        Returns
+        -------
+        (3,) float64 array
+            Unit normal, LPS, within 90 degrees of the slice axis.
+        (n,) float64 array
+            Position along it, mm.
+        """
+        advance = self.affine_lps[:3, self.slice_axis]
+        advance = advance / np.linalg.norm(advance)
+        normal = np.cross(*np.delete(self.affine_lps[:3, :3], self.slice_axis, axis=1).T)
+        normal *= np.sign(normal @ advance) / np.linalg.norm(normal)
+        origin = self.affine_lps[:3, 3]
+        return normal, normal @ origin + (position_mm - advance @ origin) * (normal @ advance)
+
     def coordinates_mm(self) -> tuple[NDArray[np.float64], ...]:
         """Give the centers of voxels along (z, y, x), LPS mm: right where the grid `is_axis_aligned`."""
         origin = self.affine_lps[:3, 3][::-1]

@@ -1,29 +1,31 @@
-"""Sample a segment that was drawn on planes at the voxels of a volume, by geometry alone; see `plane_masks`."""
+"""Sample a segment that was drawn on planes at the voxels of a volume, by geometry alone; see `segment_field`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from etl.volume.plane_masks import Float32, Float64, SegmentField
+from etl.volume.across_planes import between, beyond
+from etl.volume.plane_masks import Float32, Float64
+from etl.volume.segment_field import Index, SegmentField
 
 # Half-open pixels and slabs: what lies in the middle of two belongs to the upper one, and to it alone.
 TIE_PIXELS = 1e-6
 TIE_MM = 1e-6
+Box = tuple[slice, slice, slice]
 
 
-def place(
-    field: SegmentField, affine_lps: Float64, shape: tuple[int, int, int]
-) -> tuple[tuple[slice, slice, slice], Float32]:
+def place(fields: Sequence[SegmentField], affine_lps: Float64, shape: tuple[int, int, int]) -> tuple[Box, Float32]:
     """Sample a segment at the centers of voxels.
 
-    A voxel lies in the slab of a plane, or between two planes that are joined; beyond the slabs of the first and
-    the last plane there is nothing.
+    A voxel lies within reach of an end, or between two planes that are joined; elsewhere there is nothing.
 
     Parameters
     ----------
-    field : SegmentField
+    fields : sequence of SegmentField
+        Its parts, at least one.
     affine_lps : (4, 4) float64 array
         Of the volume, from (k, j, i, 1) to LPS mm.
     shape : tuple of int
@@ -36,8 +38,20 @@ def place(
     (z, y, x) float32 array
         The field there: above 0 inside the segment.
     """
-    box = _box(field, affine_lps, shape)
-    values = np.full([one.stop - one.start for one in box], -np.inf, np.float32)
+    boxes = [_box(field, affine_lps, shape) for field in fields]
+    starts, stops = ([[getattr(one, end) for one in box] for box in boxes] for end in ("start", "stop"))
+    z, y, x = (slice(a, b) for a, b in zip(np.min(starts, axis=0), np.max(stops, axis=0), strict=True))
+    values = np.full((z.stop - z.start, y.stop - y.start, x.stop - x.start), -np.inf, np.float32)
+    for field, box in zip(fields, boxes, strict=True):
+        own = values[
+            tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, (z, y, x), strict=True))
+        ]
+        np.maximum(own, _drawn(field, affine_lps, box), out=own)
+    return (z, y, x), values
+
+
+def _drawn(field: SegmentField, affine_lps: Float64, box: Box) -> Float32:
+    values = np.empty([one.stop - one.start for one in box], np.float32)
     j, i = np.meshgrid(
         np.arange(box[1].start, box[1].stop, dtype=np.float64),
         np.arange(box[2].start, box[2].stop, dtype=np.float64),
@@ -46,80 +60,72 @@ def place(
     for n, k in enumerate(range(box[0].start, box[0].stop)):
         points = k * affine_lps[:3, 0] + j[..., None] * affine_lps[:3, 1] + i[..., None] * affine_lps[:3, 2]
         values[n] = _sampled(field, points + affine_lps[:3, 3])
-    return box, values
+    for cavity in field.cavities:
+        np.minimum(values, -_drawn(cavity, affine_lps, box), out=values)
+    return values
 
 
 def _sampled(field: SegmentField, points_lps_mm: Float64) -> Float32:
-    planes = field.planes
-    position_mm = points_lps_mm @ planes.normal + TIE_MM
-    known_mm = planes.position_mm[field.index]
+    position_mm = points_lps_mm @ field.planes.normal + TIE_MM
+    known_mm = field.planes.position_mm[field.index]
     last = len(known_mm) - 1
     above = np.searchsorted(known_mm, position_mm, side="right")
     lower, upper = np.clip(above - 1, 0, last), np.clip(above, 0, last)
-    joined = np.concatenate([[False], field.is_joined, [False]])[above]
-    reach_low, reach_high = (reach[field.index] for reach in planes.slabs_mm)
+    is_joined = np.concatenate([[False], field.is_joined, [False]])[above]
+    low_mm, high_mm = field.reach_mm
+    in_lower = (above > 0) & (position_mm < known_mm[lower] + high_mm[lower]) & ~is_joined
+    in_upper = (above <= last) & (position_mm >= known_mm[upper] - low_mm[upper]) & ~is_joined
     found = np.full(position_mm.shape, -np.inf, np.float32)
-    # Where nothing is interpolated a voxel has one plane: the one whose slab it lies in.
-    in_lower = (above > 0) & (position_mm < known_mm[lower] + reach_high[lower])
-    in_upper = (above <= last) & (position_mm >= known_mm[upper] - reach_low[upper])
-    for chosen, plane in ((in_upper & ~in_lower & ~joined, upper), (in_lower & ~joined, lower)):
+    for chosen, end, inwards in ((in_upper, upper, 1), (in_lower, lower, -1)):
         if chosen.any():
-            found[chosen] = _in_slab(field, points_lps_mm[chosen], plane[chosen], position_mm[chosen])
-    if joined.any():
-        points, low, high = points_lps_mm[joined], lower[joined], upper[joined]
-        share = (position_mm[joined] - known_mm[low]) / (known_mm[high] - known_mm[low])
-        found[joined] = _between(field, points, (low, high), share)
+            here = _beyond(field, points_lps_mm[chosen], end[chosen], inwards, position_mm[chosen])
+            found[chosen] = np.maximum(found[chosen], here)
+    if is_joined.any():
+        found[is_joined] = _between(field, points_lps_mm[is_joined], lower[is_joined], position_mm[is_joined])
     return found
 
 
-def _in_slab(
-    field: SegmentField, points_lps_mm: Float64, plane: NDArray[np.int64], position_mm: Float64
+def _beyond(
+    field: SegmentField, points_lps_mm: Float64, end: Index, inwards: int, position_mm: Float64
 ) -> Float64:
-    """Go on from a plane to the end of its slab: a section that shrank from its neighbor to it shrinks on."""
-    found = _on_planes(field, points_lps_mm, plane)
-    if not field.is_distance:
-        return found[0]
-    return np.asarray(found[0] + found[1] * (position_mm - field.planes.position_mm[field.index[plane]]))
+    """Go on from an end: a section that shrank towards it shrinks on."""
+    if field.width_mm is None:
+        return _on_plane(field, points_lps_mm, end)
+    at = [_on_plane(field, points_lps_mm, end + n * inwards) for n in (0, 1, 2)]
+    away_mm = np.abs(position_mm - field.planes.position_mm[field.index[end]])
+    return beyond(at, field.gaps_inwards_mm(end, inwards), away_mm) / field.width_mm[end]
 
 
-def _between(
-    field: SegmentField,
-    points_lps_mm: Float64,
-    planes: tuple[NDArray[np.int64], NDArray[np.int64]],
-    share: Float64,
-) -> Float64:
-    """Interpolate between two planes that are joined: distances by cubic Hermite splines, fractions linearly."""
-    low, high = (_on_planes(field, points_lps_mm, plane) for plane in planes)
-    if not field.is_distance:
-        return (1 - share) * low[0] + share * high[0]
-    gap_mm = np.diff([field.planes.position_mm[field.index[plane]] for plane in planes], axis=0)[0]
-    rest = 1 - share
-    return np.asarray(
-        (1 + 2 * share) * rest**2 * low[0]
-        + share**2 * (3 - 2 * share) * high[0]
-        + gap_mm * share * rest * (rest * low[1] - share * high[1])
-    )
+def _between(field: SegmentField, points_lps_mm: Float64, low: Index, position_mm: Float64) -> Float64:
+    """Interpolate between two planes that are joined: distances by parabolas, fractions linearly."""
+    gap_mm = field.gap_mm(low)
+    share = (position_mm - field.planes.position_mm[field.index[low]]) / gap_mm
+    if field.width_mm is None:
+        at = [_on_plane(field, points_lps_mm, low + n) for n in (0, 1)]
+        return np.asarray((1 - share) * at[0] + share * at[1])
+    at = [_on_plane(field, points_lps_mm, low + n) for n in (-1, 0, 1, 2)]
+    width_mm = (1 - share) * field.width_mm[low] + share * field.width_mm[low + 1]
+    return between(at, [field.gap_mm(low - 1), gap_mm, field.gap_mm(low + 1)], share) / width_mm
 
 
-def _on_planes(field: SegmentField, points_lps_mm: Float64, plane: NDArray[np.int64]) -> list[Float64]:
-    """Interpolate field, and slope of a distance, where points fall on a plane along the normal."""
+def _on_plane(field: SegmentField, points_lps_mm: Float64, plane: Index) -> Float64:
+    """Interpolate in a plane, where points fall on it along the normal; of planes outside the nearest is taken."""
+    plane = np.clip(plane, 0, len(field.index) - 1)
     offset = points_lps_mm - field.planes.origins_lps_mm[field.index[plane]]
     row, column = (offset @ field.planes.to_pixel[n] + TIE_PIXELS - field.corner[n] for n in (0, 1))
-    wanted = (field.values, field.slopes) if field.is_distance else (field.values,)
-    return [map_coordinates(values, [plane, row, column], order=1, mode="nearest") for values in wanted]
+    return field.followed(map_coordinates(field.values, [plane, row, column], order=1, mode="nearest"), plane)
 
 
-def _box(field: SegmentField, affine_lps: Float64, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+def _box(field: SegmentField, affine_lps: Float64, shape: tuple[int, int, int]) -> Box:
     """Give the part of the volume around all corners of the segment's planes."""
     planes = field.planes
     rows, columns = field.values.shape[1:]
-    low, high = planes.slabs_mm
     corners = []
-    for n in field.index.tolist():
+    for n, low_mm, high_mm in zip(field.index, *field.reach_mm, strict=True):
         for row in (field.corner[0], field.corner[0] + rows):
             for column in (field.corner[1], field.corner[1] + columns):
                 corner = planes.origins_lps_mm[n] + row * planes.down_mm + column * planes.along_mm
-                corners += [corner - low[n] * planes.normal, corner + high[n] * planes.normal]
+                corners += [corner - low_mm * planes.normal, corner + high_mm * planes.normal]
     index = (np.array(corners) - affine_lps[:3, 3]) @ np.linalg.inv(affine_lps[:3, :3]).T
     first = np.clip(np.floor(index.min(axis=0)), 0, shape).astype(int)
     stop = np.maximum(np.clip(np.ceil(index.max(axis=0)) + 1, 0, shape).astype(int), first)

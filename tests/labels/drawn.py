@@ -23,67 +23,136 @@ from pydicom.uid import ExplicitVRLittleEndian
 Inside = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 
 
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A plane through a point, LPS mm, with two directions in it at right angles."""
+
+    origin: Points
+    along: Points
+    down: Points
+
+    @property
+    def normal(self) -> Points:
+        return np.cross(self.along, self.down)
+
+
+UPRIGHT = Plane(np.zeros(3), np.array([1.0, 0, 0]), np.array([0, 1.0, 0]))
+
+
 @dataclass(frozen=True)
 class Shape:
-    """One structure: inside or not at any point, and its outline in an upright plane (x, y) at z."""
+    """One structure: inside or not at any point, and its closed outlines (n, 3) in any plane."""
 
     name: str
     inside: Inside
-    outlines: Callable[[float], list[NDArray[np.float64]]]
+    outlines: Callable[[Plane], list[Points]]
 
 
 def ball(name: str, center: Sequence[float], radius: float, hole: float = 0.0) -> Shape:
     middle = np.array(center, float)
 
-    def inside(points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def inside(points: Points) -> NDArray[np.bool_]:
         distance = np.linalg.norm(points - middle, axis=-1)
         return (distance <= radius) & (distance >= hole)
 
-    def outlines(z: float) -> list[NDArray[np.float64]]:
-        height = abs(z - middle[2])
-        return [circle(middle[:2], np.sqrt(r**2 - height**2)) for r in (radius, hole) if height < r]
+    def outlines(plane: Plane) -> list[Points]:
+        height = float((plane.origin - middle) @ plane.normal)
+        foot = middle + height * plane.normal
+        found = [circle(np.zeros(2), np.sqrt(r**2 - height**2)) for r in (radius, hole) if abs(height) < r]
+        return [foot + one @ np.stack([plane.along, plane.down]) for one in found]
 
     return Shape(name, inside, outlines)
 
 
-def circle(center: NDArray[np.float64], radius: float) -> NDArray[np.float64]:
-    angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
+def circle(center: Points, radius: float, corners: int = 180) -> Points:
+    angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     return center + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def cylinder(name: str, center: Sequence[float], radius: float, ends: tuple[float, float]) -> Shape:
-    middle = np.array(center, float)
+def prism(name: str, inside: Inside, base: Points, ends: tuple[float, float], frame: Plane) -> Shape:
+    """Of a convex base (n, 2), counterclockwise, in the coordinates of a frame, from one height to the other."""
+    axes = np.stack([frame.along, frame.down, frame.normal])
+    edges = np.roll(base, -1, axis=0) - base
+    outwards = np.stack([edges[:, 1], -edges[:, 0], np.zeros(len(base))], axis=1)
+    outwards = np.concatenate([outwards, [[0, 0, 1], [0, 0, -1]]])
+    limits = np.concatenate([(outwards[:-2, :2] * base).sum(axis=1), [ends[1], -ends[0]]])
 
-    def inside(points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        wide = np.hypot(points[..., 0] - middle[0], points[..., 1] - middle[1]) <= radius
-        return wide & (points[..., 2] >= ends[0]) & (points[..., 2] < ends[1])
+    def outlines(plane: Plane) -> list[Points]:
+        foot = frame.origin + ((plane.origin - frame.origin) @ plane.normal) * plane.normal
+        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 1000.0
+        polygon = list((foot - frame.origin + square @ np.stack([plane.along, plane.down])) @ axes.T)
+        for direction, limit in zip(outwards, limits, strict=True):
+            kept = []
+            for one, other in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+                over, next_over = one @ direction - limit, other @ direction - limit
+                if over <= 0:
+                    kept.append(one)
+                if over * next_over < 0:
+                    kept.append(one + (other - one) * over / (over - next_over))
+            polygon = kept
+        return [frame.origin + np.array(polygon) @ axes] if len(polygon) > 2 else []
 
-    return Shape(name, inside, lambda z: [circle(middle[:2], radius)] if ends[0] <= z < ends[1] else [])
+    def within(points: Points) -> NDArray[np.bool_]:
+        own = (points - frame.origin) @ axes.T
+        return inside(own) & (own[..., 2] >= ends[0]) & (own[..., 2] < ends[1])
+
+    return Shape(name, within, outlines)
 
 
-def box(name: str, low: Sequence[float], high: Sequence[float]) -> Shape:
-    first, last = np.array(low, float), np.array(high, float)
-    corners = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]], float)
-    return Shape(
+def cylinder(
+    name: str, center: Sequence[float], radius: float, ends: tuple[float, float], frame: Plane = UPRIGHT
+) -> Shape:
+    x, y = center[:2]
+    return prism(
         name,
-        lambda points: ((points >= first) & (points < last)).all(axis=-1),
-        lambda z: [corners] if low[2] <= z < high[2] else [],
+        lambda own: np.hypot(own[..., 0] - x, own[..., 1] - y) <= radius,
+        circle(np.array([x, y]), radius),
+        ends,
+        frame,
     )
 
 
-def structures(ends: tuple[float, float], edge: float = 0.0) -> list[Shape]:
+def box(name: str, low: Sequence[float], high: Sequence[float], frame: Plane = UPRIGHT) -> Shape:
+    first, last = np.array(low[:2], float), np.array(high[:2], float)
+    corners = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]], float)
+    return prism(
+        name,
+        lambda own: ((own[..., :2] >= first) & (own[..., :2] < last)).all(axis=-1),
+        corners,
+        (low[2], high[2]),
+        frame,
+    )
+
+
+def structures(
+    ends: tuple[float, float],
+    edge: tuple[float, float] = (0.0, 0.0),
+    frame: Plane = UPRIGHT,
+    pixel_mm: tuple[float, float] = (1.0, 1.0),
+) -> list[Shape]:
     """A ball, a cylinder, a shell, two boxes that touch, a thin sheet; none overlaps another.
 
-    Edges lie between pixels of 1 mm, or `edge` beside them.
+    Flat ends lie at right angles to the frame's normal, flat sides on borders of its pixels, or `edge` mm beside.
     """
     low, high = ends
+    axes = np.stack([frame.along, frame.down, frame.normal])
+
+    def at(*own: float) -> list[float]:
+        return (frame.origin + np.array(own) @ axes).tolist()
+
+    def beside(x: float, y: float, z: float) -> tuple[float, float, float]:
+        return (*(round(v / mm) * mm + off for v, mm, off in zip((x, y), pixel_mm, edge, strict=True)), z)  # type: ignore[return-value]
+
     return [
-        ball("ball", (-24, -22, 0), 18.3),
-        cylinder("cylinder", (20, -22, 0), 14.2, ends),
-        ball("shell", (-24, 22, 0), 19.6, 11.4),
-        box("box", (4 + edge, 6 + edge, low), (18 + edge, 36 + edge, high)),
-        box("next to it", (18 + edge, 6 + edge, low), (32 + edge, 36 + edge, high)),
-        box("sheet", (38 + edge, -20 + edge, low), (40 + edge, 24 + edge, high)),
+        ball("ball", at(-24, -22, 0), 18.3),
+        cylinder("cylinder", (20, -22, 0), 14.2, ends, frame),
+        ball("shell", at(-24, 22, 0), 19.6, 11.4),
+        box("box", beside(4, 6, low), beside(18, 36, high), frame),
+        box("next to it", beside(18, 6, low), beside(32, 36, high), frame),
+        box("sheet", beside(38, -20, low), beside(40, 24, high), frame),
     ]
 
 
@@ -196,11 +265,20 @@ def write_rtstruct(
     return path
 
 
-def contours_of(shape: Shape, z_mm: Sequence[float]) -> list[tuple[str, NDArray[np.float64]]]:
+def contours_of(shape: Shape, planes: Sequence[Plane]) -> list[tuple[str, Points]]:
+    return [("CLOSED_PLANAR", outline) for plane in planes for outline in shape.outlines(plane)]
+
+
+def upright(z_mm: Sequence[float]) -> list[Plane]:
+    return [Plane(np.array([0, 0, z]), UPRIGHT.along, UPRIGHT.down) for z in z_mm]
+
+
+def image_planes(slices: Sequence[Dataset]) -> list[Plane]:
+    """The slices' own planes, which lean where the gantry did."""
+    axes = [np.array(one.ImageOrientationPatient, float) for one in slices]
     return [
-        ("CLOSED_PLANAR", np.column_stack([outline, np.full(len(outline), z)]))
-        for z in z_mm
-        for outline in shape.outlines(z)
+        Plane(np.array(one.ImagePositionPatient, float), axis[:3], axis[3:])
+        for one, axis in zip(slices, axes, strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from drawn import (
     painted,
     slices_of,
     truth_on,
+    upright,
     write_rtstruct,
     write_seg,
 )
@@ -109,14 +110,14 @@ def both_circles():
 def test_contours_between_the_slices_and_several_of_them_on_one(label, scan, tmp_path):
     shapes = [box("left", (5.2, -9.7, -12), (20.2, 9.7, 12)), box("right", (-20.2, -9.7, -12), (-5.2, 9.7, 12))]
     between = list(np.arange(-11.25, 12, 2.5))
-    contours = [contour for shape in shapes for contour in contours_of(shape, between)]
+    contours = [contour for shape in shapes for contour in contours_of(shape, upright(between))]
     label(write_rtstruct(tmp_path / "rt.dcm", scan.slices, [("both", contours)]))
     truth = truth_on(scan.volume, shapes[0]) | truth_on(scan.volume, shapes[1])
     assert dice(label_of(scan.volume, "rtstruct") == 1, truth) > 0.97
 
 
 def test_points_are_ignored_and_counted_and_contours_out_of_plane_refused(label, scan, tmp_path):
-    points = [("POINT", np.array([[0.0, 0.0, 0.0]])), *contours_of(BALL, scan.z_mm)]
+    points = [("POINT", np.array([[0.0, 0.0, 0.0]])), *contours_of(BALL, upright(scan.z_mm))]
     (entry,) = label(write_rtstruct(tmp_path / "a.dcm", scan.slices, [("with a point", points)]))
     assert entry["warnings"] == ["contours-ignored"]
     bent = [(kind, one + [[0, 0, 2.0 * (n % 2)] for n in range(len(one))]) for kind, one in points[1:]]
