@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drawn import ball, contours_of, write_rtstruct, write_seg
+from drawn import ball, contours_of, image_planes, write_rtstruct, write_seg
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
@@ -62,7 +62,7 @@ def test_bytes_that_changed_raise_nothing_else(tmp_path, name):
 def test_a_damaged_dicom_mask_never_ends_the_run(scan, tmp_path, kind):
     path, shape = tmp_path / "m.dcm", ball("ball", (0, 0, 0), 20)
     if kind == "rtstruct":
-        write_rtstruct(path, scan.slices, [("ball", contours_of(shape, scan.z_mm))])
+        write_rtstruct(path, scan.slices, [("ball", contours_of(shape, image_planes(scan.slices)))])
     else:
         write_seg(path, scan.slices, [shape])
     if kind == "deflated seg":
