@@ -77,6 +77,16 @@ def _changes_disk(event, arguments):
 KILLER = Killer()
 
 
+def killed_after(steps, work):
+    """Do something in a process that dies after some steps on the disk; tell whether it did."""
+    try:
+        with KILLER.after(steps):
+            work()
+    except KilledError:
+        return True
+    return False
+
+
 @contextmanager
 def quick_runs():
     """Trust files at once, and draw no report: neither decides what is in the store."""

@@ -57,7 +57,7 @@ def command(
             # Masks alone need no volume beside them.
             findings += [*(one for one in more if one.path or not labels), *of_labels]
         lines += [f"{finding.path}: {finding.problem}" for finding in findings]
-        removed = check.repair(store, findings) if repair else []
+        repaired = check.repair(store, findings) if repair else []
     with printing():
-        click.echo("\n".join([*lines, *(f"removed {path}; the next run makes it again" for path in removed)]))
+        click.echo("\n".join([*lines, *repaired]))
     sys.exit(EXIT_FAILED_SERIES if findings else 0)

@@ -19,7 +19,7 @@ from etl.labels.survey import Source, read_mask
 from etl.software import software_versions
 from etl.store.keys import Keys, open_keys
 from etl.store.label_encoding import Segment, encode_label
-from etl.store.labels import inner_chunk, publish_label, published_labels, take_back_label
+from etl.store.labels import inner_chunk, publish_label, published_labels
 from etl.store.lock import is_held
 from etl.store.publish import published
 from etl.store.source_map import read_source_map
@@ -187,12 +187,15 @@ def _write(task: LabelTask, store_path: str, lock_token: str, abandoned: GivenUp
         if abandoned.is_set() or not is_held(lock_token):
             raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
 
-    written = sum(publish_label(keys, task.node, name, content, check=check) for name, content in layers.items())
-    for name, provenance in published_labels(keys, task.node).items():
-        # Arrays of an earlier version of the source, in which more of it overlapped.
-        is_ours = name.startswith(f"{task.name}-") and provenance.get("source_id") == task.source_id
-        if is_ours and name not in layers:
-            take_back_label(keys, task.node, name)
+    # Arrays of an earlier version of the source, in which more of it overlapped.
+    dropped = [
+        name
+        for name, provenance in published_labels(keys, task.node).items()
+        if name == f"{task.name}-{provenance.get('layer')}"
+        and provenance.get("source_id") == task.source_id
+        and name not in layers
+    ]
+    written = publish_label(keys, task.node, layers, dropped=dropped, check=check)
     segments = tuple(replace(one, name=_told(Segment(one.value, one.name), task).name) for one in placed.volumes)
     return replace(
         task.entry, labels=tuple(layers), warnings=placed.warnings, segments=segments, bytes_out=written

@@ -89,6 +89,7 @@ def label(store_path: str, sources: Sequence[str], options: LabelOptions) -> Lab
     run = LabelRun()
     with stop_signals() as signals, store_lock(store_path) as lock:
         try:
+            keys.clear_leftovers()
             with open_pool(config.workers, config.scheduler) as pool:
                 label_all(run, found, keys, pool, lock, pseudonyms, mapping, options)
             lock.check()

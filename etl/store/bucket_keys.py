@@ -1,14 +1,13 @@
 """The keys of a store in a bucket: each is an object, put in one step.
 
 A bucket renames nothing. What a folder does by renaming is done here by an order that a later run can finish:
-``.<store>.ct-etl/`` beside the store holds new volumes that are ready (`replace`), and the word that a store is
-being started anew (`start_anew`). An object that was answered for is there for every reader at once, and survives
-what its bucket survives: S3, Google Cloud Storage and Azure say so of theirs.
+``.<store>.ct-etl/`` beside it holds volumes and labels that are ready (`replace`), and the word that a store
+is being started anew (`start_anew`). An object that was answered for is there for every reader at once, and
+survives what its bucket survives: S3, Google Cloud Storage and Azure say so of theirs.
 """
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,8 +15,9 @@ from contextlib import suppress
 from etl.buckets.bucket import Bucket
 from etl.errors import DiskFullError, EtlError, StoreError, UsageError
 from etl.store.inventory import Inventory, sort_keys
-from etl.store.layout import METADATA, is_own_key
+from etl.store.layout import METADATA, own_keys_of
 from etl.store.metadata import parsed, with_consolidated
+from etl.store.replacing import order_text, outdated, parsed_order
 
 Content = bytes | bytearray | memoryview
 _ANEW = "anew"
@@ -84,28 +84,32 @@ class BucketKeys:
 
     def inventory(self) -> Inventory:
         """See `Keys.inventory`."""
-        return sort_keys(found.name for found in self._objects.walk())
+        return sort_keys((found.name for found in self._objects.walk()), self.get)
 
-    def replace(self, group: str, content: Mapping[str, Content], check: Callable[[], None]) -> None:
-        """See `Keys.replace`; the old volume goes once the word is written that the new one is ready."""
+    def replace(self, groups: Mapping[str, Mapping[str, Content]], check: Callable[[], None]) -> None:
+        """See `Keys.replace`; the old goes once the word is written that the new is ready."""
         name = uuid.uuid4().hex
+        new = {f"{group}/{key}": value for group, content in groups.items() for key, value in content.items()}
         try:
-            for key, value in content.items():
+            for key, value in new.items():
                 check()
                 _put(self._beside, f"staged/{name}/{key}", value)
             check()
             # Another run may have cleared it away meanwhile; its lock is then not ours any more.
-            if not set(content) <= self._staged(name):
-                raise StoreError(f"{group} was not replaced: another run removed what was written")
-            _put(self._beside, f"ready/{name}", json.dumps({"group": group, "keys": list(content)}).encode())
+            if not set(new) <= self._staged(name):
+                raise StoreError(f"{', '.join(groups)} was not replaced: another run removed what was written")
+            _put(self._beside, f"ready/{name}", order_text(groups))
         except (OSError, EtlError):
             with suppress(OSError):
                 self._remove_staged(name)
             raise
         self._complete(name)
 
-    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
+    def take_back(self, group: str) -> None:
         """See `Keys.take_back`."""
+        self._take_back(group, own_keys_of(group))
+
+    def _take_back(self, group: str, is_own: Callable[[str], bool]) -> None:
         inside = [found.name for found in self._objects.walk(group)]
         if f"{group}/{METADATA}" in inside:
             self._objects.remove([f"{group}/{METADATA}"])
@@ -139,19 +143,17 @@ class BucketKeys:
         self._beside.remove([f"staged/{name}/{key}" for key in sorted(self._staged(name))])
 
     def _complete(self, name: str) -> None:
-        """Copy a new volume that is ready into the place of the old one, its metadata last."""
-        order = json.loads(self._beside.get(f"ready/{name}")[1])
-        group, keys = str(order["group"]), [str(key) for key in order["keys"]]
-        if not set(keys) <= self._staged(name):
-            # Somebody tidied up beside the store: the old volume is the only one there is.
+        """Copy what is ready into the place of the old, the metadata of each group last."""
+        order = parsed_order(self._beside.get(f"ready/{name}")[1])
+        if not {f"{group}/{key}" for group, keys in order.items() for key in keys} <= self._staged(name):
+            # Somebody tidied up beside the store: the old is all that there is.
             self._beside.remove([f"ready/{name}"])
             return
-        self._objects.remove([f"{group}/{METADATA}"])
-        # Arrays that the old volume had and the new one has not.
-        old = {key for key in self.sizes(group) if is_own_key(key)}
-        self._objects.remove(f"{group}/{key}" for key in sorted(old.difference(keys)))
-        for key in [*(key for key in keys if key != METADATA), METADATA]:
-            self._beside.copy(f"staged/{name}/{key}", self._objects, f"{group}/{key}")
+        for group, keys in order.items():
+            self._take_back(group, outdated(group, keys))
+        for group, keys in order.items():
+            for key in sorted(keys, key=lambda key: key == METADATA):
+                self._beside.copy(f"staged/{name}/{group}/{key}", self._objects, f"{group}/{key}")
         self._beside.remove([f"ready/{name}"])
         self._remove_staged(name)
 
@@ -160,10 +162,10 @@ class BucketKeys:
         # Metadata that name nothing: whoever opens the store finds no patients, whatever still lies there.
         _put(self._objects, METADATA, with_consolidated(parsed(root) or {}, {}).encode())
         names = [there.name for there in self._objects.walk()]
-        found = sort_keys(names)
-        for node in (*found.published, *found.unfinished):
-            self.take_back(node)
-        self._objects.remove(name for name in names if name.count("/") == 1 and name.endswith(f"/{METADATA}"))
+        found = sort_keys(names, self.get)
+        # The metadata first: no reader meets half a volume.
+        self._objects.remove(f"{node}/{METADATA}" for node in found.published)
+        self._objects.remove(sorted({*names}.difference(found.foreign, {METADATA})))
         kept = Bucket(f"{self.path}.foreign")
         taken = {there.name for there in kept.walk()} if found.foreign else set()
         for name in found.foreign:

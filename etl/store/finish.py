@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from etl.errors import StoreError
 from etl.store.fingerprint import fingerprint
 from etl.store.keys import Keys
-from etl.store.labels import published_labels
+from etl.store.labels import list_labels, published_labels
 from etl.store.layout import HISTOGRAM, LABEL_ARRAY, LABELS, METADATA, NODES, SOURCE
 from etl.store.metadata import (
     as_text,
@@ -113,6 +113,9 @@ def _series_nodes(keys: Keys, node: str) -> dict[str, str] | None:
     inside = {*keys.groups(node), *(f"{SOURCE}/{name}" for name in keys.groups(f"{node}/{SOURCE}"))}
     below = {f"{node}/{name}": _node_text(keys, f"{node}/{name}") for name in NODES if name in inside}
     labels = published_labels(keys, node) if LABELS in inside else {}
+    if labels:
+        # Whoever published them may have been killed before they were listed.
+        list_labels(keys, node)
     inner = [
         LABELS,
         *(path for name in labels for path in (f"{LABELS}/{name}", f"{LABELS}/{name}/{LABEL_ARRAY.path}")),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from etl.store.durable import is_partial, read_if_there
-from etl.store.layout import LABEL_ARRAY, LABELS, METADATA, is_label_key, is_own_key
+from etl.store.layout import LABELS, METADATA, is_label_key, is_own_key
 from etl.store.metadata import is_own_label, parsed
 from etl.store.node_names import is_series_key
 
@@ -60,16 +60,19 @@ def take_inventory(store: Path) -> Inventory:
     return Inventory(tuple(published), tuple(unfinished), tuple(partial), tuple(foreign), tuple(labels))
 
 
-def sort_keys(names: Iterable[str]) -> Inventory:
+def sort_keys(names: Iterable[str], get: Callable[[str], bytes | None]) -> Inventory:
     """Tell apart the keys of a store that has no folders.
 
     Parameters
     ----------
     names : iterable of str
         Every key, relative to the store.
+    get : callable
+        Reads a key: whose a label is stands in its metadata.
     """
     inside: dict[str, set[str]] = {}
     foreign: list[str] = []
+    labels: list[str] = []
     for name in sorted(names):
         parts = name.split("/")
         if len(parts) > 2 and is_series_key(parts[1]):
@@ -77,12 +80,15 @@ def sort_keys(names: Iterable[str]) -> Inventory:
         elif not (parts[-1] == METADATA and len(parts) <= 2):
             foreign.append(name)
     for node, keys in inside.items():
-        foreign += [f"{node}/{key}" for key in keys if not is_own_key(key)]
+        own, unfinished = _labels(node, keys, get)
+        labels += unfinished
+        foreign += [f"{node}/{key}" for key in keys if not is_own_key(key) and key not in own]
     return Inventory(
         tuple(node for node, keys in inside.items() if METADATA in keys),
         tuple(node for node, keys in inside.items() if METADATA not in keys),
         (),
         tuple(sorted(foreign)),
+        tuple(labels),
     )
 
 
@@ -100,28 +106,31 @@ def _sort_file(path: Path, store: Path, partial: list[str], foreign: list[str]) 
 
 def _sort_inside(series: Path, store: Path, partial: list[str], foreign: list[str]) -> list[str]:
     """Sort the files of a series; give the labels that were being published."""
-    own, unfinished = _labels(series)
-    for path in sorted(series.rglob("*")):
-        if _is_folder(path):
-            continue
-        if is_partial(path.name):
-            partial.append(path.relative_to(store).as_posix())
-        elif not is_own_key(path.relative_to(series).as_posix()) and path not in own:
-            foreign.append(path.relative_to(store).as_posix())
-    return [path.relative_to(store).as_posix() for path in unfinished]
+    files = [path.relative_to(series).as_posix() for path in sorted(series.rglob("*")) if not _is_folder(path)]
+    node = series.relative_to(store).as_posix()
+    own, unfinished = _labels(node, files, lambda key: read_if_there(store / key))
+    for key in files:
+        if is_partial(key.rpartition("/")[2]):
+            partial.append(f"{node}/{key}")
+        elif not is_own_key(key) and key not in own:
+            foreign.append(f"{node}/{key}")
+    return unfinished
 
 
-def _labels(series: Path) -> tuple[set[Path], list[Path]]:
-    """Files of the labels that this package wrote, and the labels of which only a part is there."""
-    folder = series / LABELS
-    own: set[Path] = set()
+def _labels(node: str, keys: Iterable[str], get: Callable[[str], bytes | None]) -> tuple[set[str], list[str]]:
+    """Keys of the labels that this package wrote on a series, and the labels of which only a part is there."""
+    inside: dict[str, set[str]] = {}
+    for key in keys:
+        parts = key.split("/", 2)
+        if parts[0] == LABELS and len(parts) == 3:
+            inside.setdefault(parts[1], set()).add(parts[2])
+    own: set[str] = set()
     unfinished = []
-    for label in sorted(folder.iterdir()) if _is_folder(folder) else ():
-        if not _is_folder(label):
-            continue
-        is_unfinished = not (label / METADATA).exists() and (label / LABEL_ARRAY.path).is_dir()
-        if is_unfinished or is_own_label(parsed(read_if_there(label / METADATA))):
-            own |= {path for path in label.rglob("*") if is_label_key(path.relative_to(label).as_posix())}
+    for name, found in sorted(inside.items()):
+        label = f"{node}/{LABELS}/{name}"
+        is_unfinished = METADATA not in found and any(map(is_label_key, found))
+        if is_unfinished or is_own_label(parsed(get(f"{label}/{METADATA}"))):
+            own |= {f"{LABELS}/{name}/{key}" for key in found if is_label_key(key)}
             unfinished += [label] if is_unfinished else []
     # Of the list of labels that another program made, nothing is ours.
-    return own | ({folder / METADATA} if own else set()), unfinished
+    return own | ({f"{LABELS}/{METADATA}"} if own else set()), unfinished

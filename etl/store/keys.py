@@ -16,8 +16,8 @@ from etl.buckets.urls import is_bucket_url, join_url, parse_url
 from etl.errors import StoreError, UsageError
 from etl.store import durable, local_folder
 from etl.store.inventory import Inventory, take_inventory
-from etl.store.layout import is_own_key
-from etl.store.replacing import complete_replacements, replace_series
+from etl.store.layout import METADATA, own_keys_of
+from etl.store.replacing import complete_replacements, replace_groups
 
 Content = bytes | bytearray | memoryview
 
@@ -68,40 +68,33 @@ class Keys(Protocol):
     def sizes(self, group: str) -> dict[str, int]:
         """Give the bytes of every key below a group, by its name relative to it."""
 
-    def replace(self, group: str, content: Mapping[str, Content], check: Callable[[], None]) -> None:
-        """Put the keys of a series in the place of those of a published one.
+    def replace(self, groups: Mapping[str, Mapping[str, Content]], check: Callable[[], None]) -> None:
+        """Put the keys of groups, each a series or a label, in the place of those that are there.
 
-        Whatever ends it, the old volume is there or the new one, at the latest after `clear_leftovers`.
+        Whatever ends it, the old groups are there or the new ones, at the latest after `clear_leftovers`. What
+        others left in them stays.
 
         Parameters
         ----------
-        group : str
-        content : mapping of bytes-like
-            By key relative to the group.
+        groups : mapping of mappings of bytes-like
+            By group, by key relative to it, its metadata among them. A group without keys is to go.
         check : callable
-            Called before each key; where it raises, the old volume stays.
+            Called before each key; where it raises, the old groups stay.
 
         Raises
         ------
         DiskFullError, OSError
-            The old volume stays.
+            The old groups stay.
         """
 
-    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
-        """Remove the keys of a series, its metadata first; what others left in it stays.
-
-        Parameters
-        ----------
-        group : str
-        is_own : callable
-            Tells the keys to remove, relative to the group; those of a series where not given.
-        """
+    def take_back(self, group: str) -> None:
+        """Remove the keys of a series or a label, its metadata first; what others left in it stays."""
 
     def inventory(self) -> Inventory:
         """Tell apart everything that lies in the store."""
 
     def remove(self, path: str) -> None:
-        """Remove what the inventory names: the keys of a series, or one key."""
+        """Remove what the inventory names: the keys of a series or a label, or one key."""
 
     def start_anew(self, root: bytes) -> str | None:
         """Put a store with nothing but a root in the place of the one that is there.
@@ -184,16 +177,17 @@ class LocalKeys:
                         found[name] = entry.stat().st_size
         return found
 
-    def replace(self, group: str, content: Mapping[str, Content], check: Callable[[], None]) -> None:
+    def replace(self, groups: Mapping[str, Mapping[str, Content]], check: Callable[[], None]) -> None:
         """See `Keys.replace`."""
-        for key in content:
-            self._refuse_links(f"{group}/{key}".rpartition("/")[0])
-        replace_series(Path(self.path), group, content, check)
+        for group, content in groups.items():
+            for key in (METADATA, *content):
+                self._refuse_links(f"{group}/{key}".rpartition("/")[0])
+        replace_groups(Path(self.path), groups, check)
 
-    def take_back(self, group: str, is_own: Callable[[str], bool] = is_own_key) -> None:
+    def take_back(self, group: str) -> None:
         """See `Keys.take_back`."""
         self._refuse_links(group)
-        local_folder.take_back(Path(self.path, group), is_own)
+        local_folder.take_back(Path(self.path, group), own_keys_of(group))
 
     def inventory(self) -> Inventory:
         """See `Keys.inventory`."""
@@ -203,7 +197,7 @@ class LocalKeys:
         """See `Keys.remove`."""
         target = Path(self.path, path)
         if target.is_dir() and not target.is_symlink():
-            local_folder.take_back(target)
+            local_folder.take_back(target, own_keys_of(path))
         else:
             target.unlink(missing_ok=True)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from etl.errors import EtlError
+from etl.store.durable import is_partial
 from etl.store.keys import Keys
-from etl.store.layout import LABELS, METADATA, OME_VERSION, VOLUME, is_label_key
+from etl.store.layout import LABELS, METADATA, OME_VERSION, VOLUME
 from etl.store.metadata import as_text, ct_etl_attributes, group, parsed
-from etl.store.publish import put_in_order
 from etl.store.root import put_if_changed
 
 if TYPE_CHECKING:
@@ -18,21 +16,27 @@ if TYPE_CHECKING:
 
 
 def publish_label(
-    keys: Keys, node: str, name: str, content: Mapping[str, Buffer], *, check: Callable[[], None] = lambda: None
+    keys: Keys,
+    node: str,
+    layers: Mapping[str, Mapping[str, Buffer]],
+    *,
+    dropped: Iterable[str] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write the keys of a label in the order given, its group's metadata last, and list it.
+    """Put the arrays of a label in the place of those of their names, and list them.
 
-    A label of that name is taken back first, so that its metadata never describes new chunks.
+    All of them are there in the end, or none: those of before stay until the new ones are ready beside the store.
 
     Parameters
     ----------
     keys : Keys
     node : str
         ``<patient key>/<series key>``.
-    name : str
-        As `etl.store.node_names.label_key` gives it.
-    content : mapping of Buffer
-        By key relative to the label, from `etl.store.label_encoding.encode_label`.
+    layers : mapping of mappings of Buffer
+        By name, as `etl.store.node_names.label_key` gives it: keys relative to the array's group, from
+        `etl.store.label_encoding.encode_label`.
+    dropped : iterable of str
+        Names of arrays that the label had and has no more.
     check : callable
         Called before each key; it raises where nothing may be written any more.
 
@@ -45,41 +49,51 @@ def publish_label(
     ------
     DiskFullError
     """
-    place = f"{node}/{LABELS}/{name}"
+    new = {
+        name: {key: buffer.as_buffer_like() for key, buffer in content.items()} for name, content in layers.items()
+    }
+    groups: dict[str, dict[str, Any]] = {**new, **{name: {} for name in dropped}}
     check()
-    keys.take_back(place, is_label_key)
-    try:
-        put_in_order(keys, place, content, check, below=node)
-        keys.settle([f"{place}/{METADATA}"], node)
-        check()
-        list_labels(keys, node)
-    except (OSError, EtlError):
-        with suppress(OSError):
-            keys.take_back(place, is_label_key)
-        raise
-    return sum(len(buffer) for buffer in content.values())
+    keys.replace({f"{node}/{LABELS}/{name}": content for name, content in groups.items()}, check)
+    check()
+    list_labels(keys, node)
+    return sum(len(buffer) for content in layers.values() for buffer in content.values())
 
 
 def take_back_label(keys: Keys, node: str, name: str) -> None:
-    """Remove a label of ours, and its name from the list."""
-    keys.take_back(f"{node}/{LABELS}/{name}", is_label_key)
-    list_labels(keys, node)
+    """Remove an array of ours, its name from the list first: what is listed is there."""
+    list_labels(keys, node, without=name)
+    keys.take_back(f"{node}/{LABELS}/{name}")
 
 
-def list_labels(keys: Keys, node: str) -> None:
+def list_labels(keys: Keys, node: str, *, without: str | None = None) -> None:
     """Write which labels a series has, as OME-Zarr lists them: groups with an image-label.
 
-    What else the group says, as another program may have written it, stays.
+    What else the group says, as another program may have written it, stays. An empty list of ours goes.
+
+    Parameters
+    ----------
+    keys : Keys
+    node : str
+    without : str, optional
+        Name of a label that is about to go.
     """
     place = f"{node}/{LABELS}"
+    for name in filter(is_partial, keys.names(place)):
+        keys.remove(f"{place}/{name}")
     old = parsed(keys.get(f"{place}/{METADATA}")) or {}
     attributes = old.get("attributes")
     attributes = dict(attributes) if isinstance(attributes, dict) else {}
     ome = attributes.get("ome")
     names = [
-        name for name in keys.groups(place) if _is_image_label(parsed(keys.get(f"{place}/{name}/{METADATA}")))
+        name
+        for name in keys.groups(place)
+        if name != without and _is_image_label(parsed(keys.get(f"{place}/{name}/{METADATA}")))
     ]
     attributes["ome"] = {**(ome if isinstance(ome, dict) else {}), "version": OME_VERSION, "labels": names}
+    if attributes == {"ome": {"version": OME_VERSION, "labels": []}}:
+        keys.remove(f"{place}/{METADATA}")
+        return
     put_if_changed(keys, f"{place}/{METADATA}", as_text(group(attributes)))
     keys.settle([f"{place}/{METADATA}"], node)
 

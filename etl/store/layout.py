@@ -5,7 +5,7 @@ A store has three levels of groups: the root, a patient, a series. What a series
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,17 @@ def is_own_key(key: str) -> bool:
 def is_label_key(key: str) -> bool:
     """Whether a key, relative to the group of a label, is one that this package writes."""
     return key in _LABEL_KEYS
+
+
+def own_keys_of(group: str) -> Callable[[str], bool]:
+    """Give what tells the keys of this package in a group of the store, relative to it.
+
+    Parameters
+    ----------
+    group : str
+        A series, ``<patient key>/<series key>``, or a label, ``<patient key>/<series key>/labels/<name>``.
+    """
+    return is_label_key if f"/{LABELS}/" in group else is_own_key
 
 
 def publishing_rank(key: str) -> tuple[int, str]:

@@ -48,11 +48,11 @@ def publish(
     check()
     size = sum(len(buffer) for buffer in content.values())
     if keys.get(f"{node}/{METADATA}") is not None:
-        keys.replace(node, {key: buffer.as_buffer_like() for key, buffer in content.items()}, check)
+        keys.replace({node: {key: buffer.as_buffer_like() for key, buffer in content.items()}}, check)
         return size
     keys.take_back(node)
     try:
-        put_in_order(keys, node, content, check, below="")
+        _put_in_order(keys, node, content, check)
         keys.settle([f"{node}/{METADATA}"], node)
     except (OSError, EtlError):
         # What is there of it would only take space from others.
@@ -62,33 +62,16 @@ def publish(
     return size
 
 
-def put_in_order(
-    keys: Keys, group: str, content: Mapping[str, Buffer], check: Callable[[], None], *, below: str
-) -> None:
-    """Put the keys of a group in the order given, its metadata once all others are on the disk.
+def _put_in_order(keys: Keys, node: str, content: Mapping[str, Buffer], check: Callable[[], None]) -> None:
+    """Put the keys of a series, its metadata once all others are on the disk.
 
     After a power cut the metadata must not be there without the chunks it describes.
-
-    Parameters
-    ----------
-    keys : Keys
-    group : str
-    content : mapping of Buffer
-        By key relative to the group.
-    check : callable
-        Called before each key.
-    below : str
-        See `Keys.settle`.
-
-    Raises
-    ------
-    DiskFullError
     """
     for key, buffer in content.items():
         check()
         if key == METADATA:
-            keys.settle((f"{group}/{other}" for other in content if other != METADATA), below)
-        keys.put(f"{group}/{key}", buffer.as_buffer_like())
+            keys.settle((f"{node}/{other}" for other in content if other != METADATA), "")
+        keys.put(f"{node}/{key}", buffer.as_buffer_like())
 
 
 def published(keys: Keys, node: str) -> dict[str, Any] | None:

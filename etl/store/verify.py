@@ -79,19 +79,22 @@ def repair(store_path: str, findings: list[Finding]) -> list[str]:
     Returns
     -------
     list of str
-        What was removed.
+        What was done, a sentence each.
     """
     keys = open_keys(store_path)
-    removed = list(dict.fromkeys(finding.path for finding in findings if finding.can_be_made_again))
-    for path in removed:
+    done = []
+    for path in dict.fromkeys(finding.path for finding in findings if finding.can_be_made_again):
         node, is_label, name = path.partition(f"/{LABELS}/")
         if path.endswith(f"/{LABELS}"):
             list_labels(keys, path.removesuffix(f"/{LABELS}"))
+            done.append(f"listed anew what is in {path}")
         elif is_label and "/" not in name:
             take_back_label(keys, node, name)
+            done.append(f"removed {path}; ct-etl label makes it again")
         else:
             keys.remove(path)
-    return removed
+            done.append(f"removed {path}; the next run makes it again")
+    return done
 
 
 def _check_series(store: Keys, prefix: str, config_digest: object) -> Iterator[str]:

@@ -25,7 +25,8 @@ def label_problems(keys: Keys, node: str) -> Iterator[tuple[str, str]]:
         ``<patient key>/<series key>``.
     """
     grid_digest = _grid_digest(published(keys, node))
-    for name, provenance in published_labels(keys, node).items():
+    labels = published_labels(keys, node)
+    for name, provenance in labels.items():
         path = f"{node}/{LABELS}/{name}"
         label: Any = parsed(keys.get(f"{path}/{METADATA}"))
         recorded = label["attributes"]["ct_etl"]["provenance"].pop("entry_digest", None)
@@ -40,6 +41,8 @@ def label_problems(keys: Keys, node: str) -> Iterator[tuple[str, str]]:
         if provenance.get("grid_digest") != grid_digest:
             yield path, "it lies on another grid than the volume has now; ct-etl label makes it anew"
     listed = _listed(parsed(keys.get(f"{node}/{LABELS}/{METADATA}")))
+    for name in sorted(set(labels) - listed):
+        yield f"{node}/{LABELS}", f"it does not list {json.dumps(name)}, which is there"
     for name in sorted(listed):
         if keys.get(f"{node}/{LABELS}/{name}/{METADATA}") is None:
             yield f"{node}/{LABELS}", f"it lists {json.dumps(name)}, which is not there"

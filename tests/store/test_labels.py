@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from sequences import killed_after
 
 import etl
 from etl.errors import StoreError
+from etl.store.finish import finish_store
 from etl.store.keys import LocalKeys
 from etl.store.label_encoding import Segment, encode_label
 from etl.store.labels import inner_chunk, publish_label, published_labels, take_back_label
 from etl.store.publish import published
+from etl.store.verify import Finding, repair
+from etl.store.verify_labels import label_problems
 
 BLEED = Segment(1, "bleed", ("SCT", "50960005", "Hemorrhage"), (255, 0, 0))
 BONE = Segment(2, "bone")
@@ -50,7 +54,7 @@ def encoded(volume, keys, segments=(BLEED, BONE), values=None, **provenance):
 
 
 def test_a_label_is_read_back_by_us_and_by_zarr(volume, keys):
-    publish_label(keys, volume.node, "head", encoded(volume, keys))
+    publish_label(keys, volume.node, {"head": encoded(volume, keys)})
     assert volume.labels == ("head",)
     array = volume.label("head")
     found = np.empty(volume.shape, array.dtype)
@@ -70,7 +74,7 @@ def test_a_label_is_read_back_by_us_and_by_zarr(volume, keys):
 
 
 def test_the_table_of_a_label_has_names_codes_and_colors(volume, keys):
-    publish_label(keys, volume.node, "head", encoded(volume, keys))
+    publish_label(keys, volume.node, {"head": encoded(volume, keys)})
     table = volume.label_table("head")
     assert table[1] == {
         "name": "bleed",
@@ -82,14 +86,14 @@ def test_the_table_of_a_label_has_names_codes_and_colors(volume, keys):
 
 def test_a_value_above_a_byte_makes_it_two_bytes_wide(volume, keys):
     values = np.full(volume.shape, 300, np.uint16)
-    publish_label(keys, volume.node, "wide", encoded(volume, keys, [Segment(300, "wide")], values))
+    publish_label(keys, volume.node, {"wide": encoded(volume, keys, [Segment(300, "wide")], values)})
     array = volume.label("wide")
     assert array.dtype == np.uint16
     assert list(volume.label_table("wide")) == [300]
 
 
 def test_a_label_on_another_grid_is_not_handed_out(volume, keys):
-    publish_label(keys, volume.node, "head", encoded(volume, keys, grid_digest="0" * 64))
+    publish_label(keys, volume.node, {"head": encoded(volume, keys, grid_digest="0" * 64)})
     assert volume.labels == ("head",)
     with pytest.raises(StoreError, match=r"labels/head lies on another grid .* ct-etl label"):
         volume.label("head")
@@ -99,7 +103,7 @@ def test_a_plain_array_of_another_program_stays_readable_and_is_not_listed(volum
     labels = zarr.open_group(f"{volume.store_path}/{volume.node}").create_group("labels")
     labels.attrs["mine"] = 1
     labels.create_array("own", data=values_of(volume))
-    publish_label(keys, volume.node, "head", encoded(volume, keys))
+    publish_label(keys, volume.node, {"head": encoded(volume, keys)})
     assert volume.labels == ("head", "own")
     assert volume.label("own").shape == volume.shape
     assert volume.label_table("own") == {}
@@ -128,13 +132,66 @@ def test_what_stops_a_publication_leaves_nothing_of_the_label(volume, keys, cont
             raise StoreError("stopped")
 
     with pytest.raises(StoreError, match="stopped"):
-        publish_label(keys, volume.node, "head", encoded(volume, keys), check=check)
+        publish_label(keys, volume.node, {"head": encoded(volume, keys)}, check=check)
     assert contents(path) == before
 
 
-def test_a_label_that_is_taken_back_is_listed_no_more(volume, keys):
+def test_a_label_that_is_taken_back_is_listed_no_more(volume, keys, contents):
+    before = contents(Path(volume.store_path))
     for name in ("head", "other"):
-        publish_label(keys, volume.node, name, encoded(volume, keys))
+        publish_label(keys, volume.node, {name: encoded(volume, keys)})
     take_back_label(keys, volume.node, "head")
     assert volume.labels == ("other",)
     assert json.loads(keys.get(f"{volume.node}/labels/zarr.json"))["attributes"]["ome"]["labels"] == ["other"]
+    assert contents(Path(volume.store_path)) != before
+    take_back_label(keys, volume.node, "other")
+    assert contents(Path(volume.store_path)) == before
+
+
+def test_a_label_killed_while_it_is_replaced_is_the_old_one_or_the_new_one(volume, keys, contents):
+    """At every step on the disk, all arrays of it together; what others left stays, and the list is mended."""
+    store, place = Path(volume.store_path), f"{volume.node}/labels"
+    keys.put(f"{place}/liver/zarr.json", b'{"zarr_format":3,"node_type":"group","attributes":{"mine":1}}')
+    keys.put(f"{place}/head/note.txt", b"mine")
+    old = {name: encoded(volume, keys) for name in ("head", "head-2")}
+    new = {"head": encoded(volume, keys, values=values_of(volume)[::-1])}
+    publish_label(keys, volume.node, old)
+    of_old = contents(store / place)
+    publish_label(keys, volume.node, new, dropped=["head-2"])
+    of_new = contents(store / place)
+    assert {*of_old} - {*of_new} == {f"head-2/{key}" for key in old["head-2"]}
+    seen, was_absent, steps, is_killed = [], False, 0, True
+    while is_killed:
+        publish_label(keys, volume.node, old)
+        assert contents(store / place) == of_old
+        is_killed = killed_after(steps, lambda: publish_label(keys, volume.node, new, dropped=["head-2"]))
+        is_absent = "head" not in published_labels(keys, volume.node)
+        assert not is_absent or list(store.parent.glob(f".{store.name}.*.ready"))
+        was_absent |= is_absent
+        # The next run may be killed while it finishes that, and the one after it goes on.
+        killed_after(steps % 7, keys.clear_leftovers)
+        keys.clear_leftovers()
+        repair(str(store), [Finding(path, why, True) for path, why in label_problems(keys, volume.node)])
+        for half_written in store.rglob("*.partial"):
+            half_written.unlink()  # of the list; told by verify as any other
+        assert list(label_problems(keys, volume.node)) == []
+        found = contents(store / place)
+        assert found in (of_old, of_new)
+        seen.append(found == of_new)
+        assert list(store.parent.glob(f".{store.name}.*")) == []
+        steps += 1
+    assert seen == sorted(seen)
+    assert {*seen} == {False, True}
+    assert was_absent
+    assert steps > 20
+
+
+def test_a_label_that_was_published_and_not_listed_is_listed_by_the_end_of_any_run(volume, keys):
+    publish_label(keys, volume.node, {"head": encoded(volume, keys)})
+    listed = keys.get(f"{volume.node}/labels/zarr.json")
+    keys.remove(f"{volume.node}/labels/zarr.json")
+    [(path, problem)] = label_problems(keys, volume.node)
+    assert (path, problem) == (f"{volume.node}/labels", 'it does not list "head", which is there')
+    finish_store(keys, json.loads(keys.get("zarr.json"))["attributes"]["ct_etl"]["config"], {})
+    assert keys.get(f"{volume.node}/labels/zarr.json") == listed
+    assert list(label_problems(keys, volume.node)) == []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from handmade_store import DESCRIBED
-from sequences import KILLER, KilledError
+from sequences import killed_after
 
 import etl.store.durable
 from etl.errors import StoreConflictError, StoreError, UsageError
@@ -236,16 +236,6 @@ def test_a_series_killed_while_it_is_replaced_is_the_old_one_or_the_new_one(keys
         steps += 1
     assert seen == {0.5, 0.25}
     assert was_absent
-
-
-def killed_after(steps, work):
-    """Do something in a process that dies after some steps on the disk; tell whether it did."""
-    try:
-        with KILLER.after(steps):
-            work()
-    except KilledError:
-        return True
-    return False
 
 
 def test_finish_writes_patients_fingerprint_and_consolidated_metadata(keys, path):

@@ -113,7 +113,7 @@ def test_a_replacement_that_was_killed_is_finished_or_forgotten(
     with monkeypatch.context() as patch:
         patch.setattr(Bucket, kind, until_killed)
         with pytest.raises(Killed):
-            open_keys(store).replace(node, changed, lambda: None)
+            open_keys(store).replace({node: changed}, lambda: None)
     open_keys(store).clear_leftovers()
     expected = before if step == "staged" else {**before, f"{node}/volume/c/0/0/0": b"other bytes"}
     assert contents(store) == expected
@@ -123,9 +123,9 @@ def test_a_replacement_that_was_killed_is_finished_or_forgotten(
 def test_a_replacement_of_which_a_part_was_lost_leaves_the_old_volume(in_process, dicom, store, bucket):
     day(in_process, dicom, store)
     before, node = contents(store), a_node(store)
-    order = json.dumps({"group": node, "keys": ["zarr.json", "volume/c/0/0/0"]})
+    order = json.dumps({node: ["zarr.json", "volume/c/0/0/0"]})
     place(bucket).put(".s.zarr.ct-etl/ready/0a", order.encode())
-    place(bucket).put(".s.zarr.ct-etl/staged/0a/zarr.json", b"{}")
+    place(bucket).put(f".s.zarr.ct-etl/staged/0a/{node}/zarr.json", b"{}")
     assert told(in_process, store, "--repair")[0] == 0
     assert contents(store) == before
     assert leftovers(bucket) == []
@@ -224,3 +224,110 @@ def test_the_reader_that_polls_would_tell_half_a_volume(in_process, dicom, store
         place(store).remove([chunk])
     with pytest.raises(AssertionError, match=node):
         polled()
+
+
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Do something that dies before it has changed the bucket so many times; tell whether it did."""
+    from etl.buckets.bucket import Bucket
+
+    class Killed(BaseException):
+        pass
+
+    def after(steps, work):
+        left = [steps]
+
+        def dying(original):
+            def change(*given):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return original(*given)
+
+            return change
+
+        with monkeypatch.context() as patch:
+            for kind in ("put", "copy", "remove"):
+                patch.setattr(Bucket, kind, dying(getattr(Bucket, kind)))
+            try:
+                work()
+            except Killed:
+                return True
+        return False
+
+    return after
+
+
+def labels_of(keys, node, values):
+    import numpy as np
+
+    from etl.store.label_encoding import Segment, encode_label
+    from etl.store.publish import published
+
+    volume = published(keys, node)
+    shape = tuple(volume["ct_etl"]["geometry"]["shape"])
+    geometry = {"grid_digest": grid_digest(volume)}
+    return {
+        name: encode_label(
+            np.full(shape, value, np.uint16),
+            [Segment(value, "one")],
+            name=name,
+            volume=volume,
+            chunk=None,
+            provenance=geometry,
+        )
+        for name, value in values.items()
+    }
+
+
+def grid_digest(volume):
+    from etl.volume.patient_space import Geometry
+
+    return Geometry.from_attributes(volume["ct_etl"]["geometry"]).grid_digest
+
+
+def test_a_label_in_a_bucket_that_was_killed_while_it_was_replaced_is_old_or_new(
+    in_process, dicom, store, bucket, killed_after
+):
+    from etl.store.keys import open_keys
+    from etl.store.labels import publish_label
+
+    day(in_process, dicom, store)
+    keys, node = open_keys(store), a_node(store)
+    keys.put(f"{node}/labels/head/note.txt", b"mine")
+    old, new = labels_of(keys, node, {"head": 1, "head-2": 2}), labels_of(keys, node, {"head": 3})
+    publish_label(keys, node, old)
+    of_old = contents(store)
+    publish_label(keys, node, new, dropped=["head-2"])
+    of_new = contents(store)
+    assert {*of_old} - {*of_new} == {f"{node}/labels/head-2/{key}" for key in old["head-2"]}
+    seen, steps, is_killed = [], 0, True
+    while is_killed:
+        publish_label(keys, node, old)
+        is_killed = killed_after(steps, lambda: publish_label(keys, node, new, dropped=["head-2"]))
+        killed_after(steps % 5, keys.clear_leftovers)
+        assert told(in_process, store, "--repair")[0] in (0, 3)
+        found = contents(store)
+        assert found in (of_old, of_new)
+        seen.append(found == of_new)
+        assert leftovers(bucket) == []
+        steps += 1
+    assert seen == sorted(seen)
+    assert {*seen} == {False, True}
+    assert steps > 10
+
+
+def test_labels_in_a_bucket_are_no_foreign_things_and_go_with_the_store(in_process, dicom, store, bucket):
+    from etl.store.finish import finish_store
+    from etl.store.keys import open_keys
+    from etl.store.labels import publish_label
+
+    day(in_process, dicom, store)
+    keys, node = open_keys(store), a_node(store)
+    publish_label(keys, node, labels_of(keys, node, {"head": 1}))
+    finish_store(keys, json.loads(keys.get("zarr.json"))["attributes"]["ct_etl"]["config"], {})
+    assert told(in_process, store) == (0, "2 volumes checked\n")
+    keys.put(f"{node}/labels/liver/zarr.json", b"{}")
+    assert lines(day(in_process, dicom, store, "--overwrite")) == [("written", None)] * 2
+    assert {*contents(f"{store}.foreign")} == {f"{node}/labels/liver/zarr.json"}
+    assert not [name for name in contents(store) if "/labels/" in name]
