@@ -20,6 +20,7 @@ from etl.software import software_versions
 from etl.store.keys import Keys, open_keys
 from etl.store.label_encoding import Segment, encode_label
 from etl.store.labels import inner_chunk, publish_label, published_labels
+from etl.store.layout import LABEL_ARRAY, LABELS
 from etl.store.lock import is_held
 from etl.store.publish import published
 from etl.store.source_map import read_source_map
@@ -87,7 +88,8 @@ def is_done(keys: Keys, task: LabelTask, attributes: Mapping[str, Any]) -> tuple
         found = there.get(name, {})
         if tuple(found.get(key) for key in ("source_digest", "config_digest", "grid_digest")) != wanted:
             return ()
-        if not keys.sizes(f"{task.node}/labels/{name}").get("0/c/0/0/0"):
+        sizes = keys.sizes(f"{task.node}/{LABELS}/{name}")
+        if not sizes.get(LABEL_ARRAY.metadata_key) or not sizes.get(LABEL_ARRAY.chunk_key):
             return ()
     return names
 

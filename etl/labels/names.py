@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from string import hexdigits
 
 from etl.labels.label_series import LabelTask
 from etl.store.keys import Keys
@@ -27,12 +28,21 @@ def name_apart(tasks: Iterable[LabelTask], keys: Keys) -> list[LabelTask]:
         names = owners[task.node]
         taken = [name for name, owner in names.items() if owner != task.source_id]
         name = task.name
-        if any(one == name or _is_layer(one, name) for one in taken):
-            own = [one for one in names if names[one] == task.source_id and one.startswith(f"{task.name}-")]
-            name = min(own, key=len) if own else f"{name}-{task.source_digest[:SUFFIX_DIGITS]}"
+        own = [one for one, owner in names.items() if owner == task.source_id and _is_apart(one, name)]
+        # Of two sources with one name the first may be gone: the second keeps the name that it was given then.
+        if own and name not in names:
+            name = own[0]
+        elif any(one == name or _is_layer(one, name) for one in taken):
+            name = own[0] if own else f"{name}-{task.source_digest[:SUFFIX_DIGITS]}"
         names[name] = task.source_id
         named.append(replace(task, name=name))
     return named
+
+
+def _is_apart(name: str, base: str) -> bool:
+    """Whether a name is that of a further source of another one."""
+    digits = name.removeprefix(f"{base}-")
+    return digits != name and len(digits) == SUFFIX_DIGITS and set(digits) <= set(hexdigits)
 
 
 def _owners(keys: Keys, node: str) -> dict[str, str]:

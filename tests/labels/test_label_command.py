@@ -26,6 +26,7 @@ from drawn import (
     write_seg,
 )
 from pydicom import dcmread
+from sequences import KilledError
 
 import etl
 from etl.errors import StoreError
@@ -372,3 +373,53 @@ def test_the_phantoms_masks_come_onto_its_volumes_and_its_readings_differ(in_pro
     rows = list(csv.DictReader((tmp_path / "labels/reads.csv").read_text().splitlines()))
     assert [row["name"] for row in rows] == ["PHANTOM-0001", "PHANTOM-0002"]
     assert {row["R1:ICH"] for row in rows} == {"1"}
+
+
+def test_a_source_keeps_its_name_when_the_first_of_that_name_is_gone(label, scan, tmp_path, in_process):
+    """It had two labels then, and the first source got a name apart when it came back."""
+    paths = [write_seg(tmp_path / f"{n}.dcm", scan.slices, [shape]) for n, shape in enumerate((BALL, OTHER))]
+    by_name = {entry["labels"][0]: entry["source"] for entry in label(*paths)}
+    (other,) = by_name.keys() - {"seg"}
+    shard = scan.store / scan.volume.node / "labels/seg/0/c/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert in_process("verify", scan.store, "--repair").status == 3
+    assert scan.volume.labels == (other,)
+    (entry,) = label(by_name[other])
+    assert (entry["outcome"], entry["labels"]) == ("unchanged", [other])
+    assert label(by_name["seg"])[0]["labels"] == ["seg"]
+    assert scan.volume.labels == ("seg", other)
+
+
+def test_another_label_of_one_source_stays_whatever_its_name_begins_with(label, scan, tmp_path):
+    path = write_seg(tmp_path / "seg.dcm", scan.slices, [BALL])
+    label(path, "--name", "organ-old")
+    label(path, "--name", "organ")
+    assert scan.volume.labels == ("organ", "organ-old")
+
+
+def test_a_label_that_lost_an_array_is_made_again(label, scan, tmp_path):
+    path = write_seg(tmp_path / "seg.dcm", scan.slices, [BALL])
+    label(path)
+    for key in ("zarr.json", "c/0/0/0"):
+        (scan.store / scan.volume.node / "labels/seg/0" / key).unlink()
+        assert label(path)[0]["outcome"] == "written"
+    assert dice(label_of(scan.volume, "seg") == 1, truth_on(scan.volume, BALL)) > 0.97
+
+
+def test_a_label_whose_replacement_was_ready_is_finished_by_the_next_label(label, scan, tmp_path, monkeypatch):
+    mask = nifti(tmp_path / "P.nii.gz")
+    label(mask)
+    nifti(mask, value=7)
+
+    def die(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("etl.store.replacing.take_back", die)
+        with pytest.raises(KilledError):
+            label(mask)
+    assert len(list(tmp_path.glob(".s.zarr.*.ready"))) == 1
+    assert set(np.unique(label_of(scan.volume, "mask"))) == {0, 1}
+    assert label(mask)[0]["outcome"] == "unchanged"
+    assert set(np.unique(label_of(scan.volume, "mask"))) == {0, 7}
+    assert not list(tmp_path.glob(".s.zarr.*.ready"))
