@@ -52,7 +52,8 @@ def command(
         if as_json:
             print_json({**result.totals, "masks": [entry.to_json() for entry in result.entries]})
         else:
-            print_labels(result.entries, Path(result.totals["run_dir"], "ledger.jsonl"))
+            ledger = Path(result.totals["run_dir"], "ledger.jsonl")
+            print_labels(result.entries, ledger, ignored_files=result.totals["ignored_files"])
     if result.stopped is not None:
         sys.exit(status_of(result.stopped))
     sys.exit(EXIT_FAILED_SERIES if result.has_failures else 0)

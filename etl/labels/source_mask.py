@@ -15,7 +15,7 @@ from etl.errors import EtlError
 from etl.store.label_encoding import Segment
 from etl.volume.plane_masks import MaskPlanes
 
-SourceKind = Literal["seg", "rtstruct", "nifti", "nrrd"]
+SourceKind = Literal["seg", "rtstruct", "nifti", "nrrd", "dicom"]
 
 
 class LabelError(EtlError):

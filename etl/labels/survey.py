@@ -11,6 +11,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 
+from etl.codes import LabelCode
 from etl.errors import UsageError
 from etl.labels.mask_file import NIFTI, NRRD, read_mask_file
 from etl.labels.read_rtstruct import read_rtstruct
@@ -24,22 +25,27 @@ SOP_CLASSES: dict[str, SourceKind] = {
     "1.2.840.10008.5.1.4.1.1.481.3": "rtstruct",
 }
 """Segmentation, Label Map Segmentation and RT Structure Set Storage (DICOM PS3.4 B.5)."""
+_NO_CLASS = "SOP Class UID (0008,0016) is missing; a Segmentation's or an RT Structure Set's is needed"
 _PREAMBLE, _MARK = 128, b"DICM"
 _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file that holds a mask.
+    """One file that holds a mask, or may hold one.
 
     Parameters
     ----------
     path : str
-    kind : {"seg", "rtstruct", "nifti", "nrrd"}
+    kind : {"seg", "rtstruct", "nifti", "nrrd", "dicom"}
+        "dicom": its header does not say which.
+    problem : str
+        Why it does not; empty for the other kinds.
     """
 
     path: str
     kind: SourceKind
+    problem: str = ""
 
     @property
     def stem(self) -> str:
@@ -69,8 +75,26 @@ class Survey:
     words: tuple[str, ...] = ()
 
 
-def find_masks(given: Sequence[str], *, only_masks: bool = True) -> list[Source]:
-    """List the masks among files and in folders, by path; whatever else lies in a folder is left alone.
+@dataclass(frozen=True)
+class Masks:
+    """What was found among files and in folders.
+
+    Parameters
+    ----------
+    sources : tuple of Source
+        By path.
+    ignored_files : int
+        Files in folders that hold no mask: what is not DICOM, and DICOM of other classes.
+    """
+
+    sources: tuple[Source, ...]
+    ignored_files: int
+
+
+def find_masks(given: Sequence[str], *, only_masks: bool = True) -> Masks:
+    """List the masks among files and in folders; whatever else lies in a folder is left alone and counted.
+
+    A DICOM file whose header cannot be read may be a mask, and is listed.
 
     Parameters
     ----------
@@ -84,13 +108,15 @@ def find_masks(given: Sequence[str], *, only_masks: bool = True) -> list[Source]
         A file does not exist, or is given by itself and is no mask.
     """
     found: dict[str, Source] = {}
+    ignored: set[str] = set()
     for name in given:
         path = Path(os.path.abspath(os.path.expanduser(name)))
         if not path.exists():
             raise UsageError(f"source {name!r} does not exist")
         if path.is_dir():
-            inside = (_source(file) for file in _files(path))
-            found.update({source.path: source for source in inside if source is not None})
+            inside = {str(file): _source(file) for file in _files(path)}
+            found.update({file: source for file, source in inside.items() if source is not None})
+            ignored |= {file for file, source in inside.items() if source is None}
             continue
         source = _source(path)
         if source is None and not only_masks:
@@ -100,13 +126,15 @@ def find_masks(given: Sequence[str], *, only_masks: bool = True) -> list[Source]
                 f"source {name!r} is no mask; allowed are DICOM SEG and RTSTRUCT, {', '.join((*NIFTI, *NRRD))}"
             )
         found[source.path] = source
-    return [found[path] for path in sorted(found)]
+    return Masks(tuple(found[path] for path in sorted(found)), len(ignored))
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders.sort()
-        yield from (Path(parent, name) for name in sorted(files))
+        paths = (Path(parent, name) for name in sorted(files))
+        # A pipe would be waited for; a link to nothing is told.
+        yield from (path for path in paths if path.is_file() or not path.exists())
 
 
 def _source(path: Path) -> Source | None:
@@ -121,9 +149,13 @@ def _source(path: Path) -> Source | None:
                 if stream.read(_PREAMBLE + len(_MARK))[_PREAMBLE:] != _MARK:
                     return None
             header = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
-            kind = SOP_CLASSES.get(str(header.get("SOPClassUID", "")))
-    except LabelError:
-        return None
+            # A DICOMDIR has it in the file's meta information only.
+            sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    except LabelError as error:
+        return Source(str(path), "dicom", str(error))
+    if not sop_class:
+        return Source(str(path), "dicom", _NO_CLASS)
+    kind = SOP_CLASSES.get(str(sop_class))
     return None if kind is None else Source(str(path), kind)
 
 
@@ -134,6 +166,8 @@ def survey(source: Source) -> Survey | LabelError:
     ----------
     source : Source
     """
+    if source.problem:
+        return LabelError(LabelCode.UNREADABLE_MASK, source.problem)
     try:
         with refusing("its header"):
             return _survey(source)

@@ -65,7 +65,7 @@ def look_before(inputs: Sequence[str], store_path: str, config: Config) -> Job:
     check_run_dir(run_dir, local_stand_in(store_path))
     if config.deidentify_map is not None:
         check_mapping(Path(config.deidentify_map), local_stand_in(store_path))
-    masks = tuple(find_masks(config.labels))
+    masks = find_masks(config.labels).sources
     return Job(tuple(inputs), keys, config, pseudonyms, recipe, store_exists, state, run_dir, masks, start)
 
 

@@ -91,7 +91,7 @@ def label(store_path: str, sources: Sequence[str], options: LabelOptions) -> Lab
         try:
             keys.clear_leftovers()
             with open_pool(config.workers, config.scheduler) as pool:
-                label_all(run, found, keys, pool, lock, pseudonyms, mapping, options)
+                label_all(run, found.sources, keys, pool, lock, pseudonyms, mapping, options)
             lock.check()
         except STOPS as stopped:
             run.stopped = stopped
@@ -101,6 +101,7 @@ def label(store_path: str, sources: Sequence[str], options: LabelOptions) -> Lab
                 _, damaged = finish_store(keys, recipe, {})
             run.totals = {
                 **count_labels(run.entries),
+                "ignored_files": found.ignored_files,
                 "seconds": round(time.monotonic() - start, 3),
                 "store": keys.path,
                 "run_dir": str(run_dir),

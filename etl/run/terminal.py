@@ -83,7 +83,7 @@ def print_info(summary: Mapping[str, Any], *, show_all: bool = False) -> None:
         _line(f"{title}: {shown}", indent=2)
 
 
-def print_labels(entries: Sequence[LabelEntry], ledger: Path) -> None:
+def print_labels(entries: Sequence[LabelEntry], ledger: Path, *, ignored_files: int = 0) -> None:
     """Print what became of every mask, with the volume of its segments before and after, and the totals."""
     for entry in entries[:MAX_SERIES]:
         facts = [entry.outcome, _printable(Path(entry.source).name), entry.node, ", ".join(entry.labels)]
@@ -100,7 +100,8 @@ def print_labels(entries: Sequence[LabelEntry], ledger: Path) -> None:
         _line(f"... {len(entries) - MAX_SERIES} more")
     outcomes = Counter(entry.outcome for entry in entries)
     counted = ", ".join(f"{outcomes[name]} {name}" for name in ("written", "unchanged", "failed"))
-    _line(f"{len(entries)} masks: {counted}")
+    ignored = f"; {ignored_files} files hold no mask" if ignored_files else ""
+    _line(f"{len(entries)} masks: {counted}{ignored}")
     _whole("ledger: ", ledger)
 
 

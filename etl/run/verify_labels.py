@@ -40,7 +40,7 @@ def verify_labels_against(
     """
     keys = open_keys(store_path)
     index = StoreIndex(keys, pseudonyms)
-    masks = find_masks(inputs, only_masks=False)
+    masks = find_masks(inputs, only_masks=False).sources
     surveys = [(source, found) for source in masks if isinstance(found := survey(source), Survey)]
     by_id = {index.uid(found.references.source_id): (source, found) for source, found in surveys}
     compared, findings = 0, list[Finding]()

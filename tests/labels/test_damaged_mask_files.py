@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from drawn import ball, contours_of, image_planes, write_rtstruct, write_seg
-from pydicom import dcmread
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from etl.codes import LabelCode
 from etl.labels.mask_file import read_mask_file
@@ -69,7 +74,7 @@ def test_a_damaged_dicom_mask_never_ends_the_run(scan, tmp_path, kind):
         dataset = dcmread(path)
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         dataset.save_as(path)
-    [source] = find_masks([str(tmp_path)])
+    [source] = find_masks([str(tmp_path)]).sources
     whole, random = path.read_bytes(), np.random.default_rng(5)
     refused = 0
     for number in range(120):
@@ -87,3 +92,44 @@ def test_a_damaged_dicom_mask_never_ends_the_run(scan, tmp_path, kind):
         except LabelError:
             refused += 1
     assert refused >= 40
+
+
+def test_dicom_that_cannot_be_read_is_told_by_name_and_what_holds_no_mask_is_counted(scan, tmp_path, in_process):
+    """In a folder too, where it was passed over: it may be a mask."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    whole = write_seg(folder / "whole.dcm", scan.slices, [ball("ball", (0, 0, 0), 20)]).read_bytes()
+    mark = whole[:132]
+    (folder / "junk.dcm").write_bytes(mark + b"\xff" * 40)
+    (folder / "no-more.dcm").write_bytes(mark)
+    (folder / "cut.dcm").write_bytes(whole[:400])
+    (folder / "lost.dcm").symlink_to("nowhere")
+    (folder / "note.txt").write_text("mine")
+    scan.slices[0].save_as(folder / "slice.dcm")
+    os.mkfifo(folder / "pipe")
+    options = ("--workers", "0", "-q", "--run-dir", tmp_path / "record")
+    done = in_process("label", scan.store, folder, *options)
+    assert done.status == 3, done.why
+    entries = [json.loads(line) for line in (tmp_path / "record/ledger.jsonl").read_text().splitlines()]
+    found = {Path(entry["source"]).name: (entry["outcome"], entry["reason"]) for entry in entries}
+    unreadable = ("failed", "unreadable-mask")
+    names = ("cut.dcm", "junk.dcm", "lost.dcm", "no-more.dcm")
+    assert found == {**dict.fromkeys(names, unreadable), "whole.dcm": ("written", None)}
+    assert all(f"failed  {name}" in done.stdout for name in names)
+    assert "5 masks: 1 written, 0 unchanged, 4 failed; 2 files hold no mask" in done.stdout
+    assert json.loads((tmp_path / "record/run.json").read_text())["ignored_files"] == 2
+    done = in_process("label", scan.store, folder / "junk.dcm", *options)
+    assert (done.status, "unreadable-mask" in done.stdout) == (3, True)
+
+
+def test_a_dicomdir_holds_no_mask(tmp_path):
+    """It has no SOP Class UID in its data set (DICOM PS3.10 8.6)."""
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.FileSetID = "ANY"
+    directory.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    found = find_masks([str(tmp_path)])
+    assert (found.sources, found.ignored_files) == ((), 1)
