@@ -87,6 +87,15 @@ def killed_after(steps, work):
     return False
 
 
+def let_locks_be_of_the_dead(folder):
+    """Write into the locks of a killed run, which this process still lives for, that it is dead."""
+    for lock in folder.glob(".s.zarr.lock.*"):
+        if lock.name.rpartition(".")[2].isdigit() and lock.stat().st_size:
+            lock.write_text(json.dumps({**json.loads(lock.read_text()), "pid": DEAD_PID}))
+        else:
+            lock.unlink()
+
+
 @contextmanager
 def quick_runs():
     """Trust files at once, and draw no report: neither decides what is in the store."""
@@ -298,11 +307,7 @@ def one_run(world, rng, *, may_kill):
                 result = run(*arguments)
     except KilledError:
         world.tell("killed")
-        for lock in world.folder.glob(".s.zarr.lock.*"):
-            if lock.name.rpartition(".")[2].isdigit() and lock.stat().st_size:
-                lock.write_text(json.dumps({**json.loads(lock.read_text()), "pid": DEAD_PID}))
-            else:
-                lock.unlink()
+        let_locks_be_of_the_dead(world.folder)
         world.cut_off |= {path.relative_to(world.store).as_posix() for path in world.store.glob("*/*-*")}
         if rng.random() < 0.5:
             # As the next run begins.

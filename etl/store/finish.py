@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numcodecs.blosc
@@ -112,19 +113,23 @@ def _series_nodes(keys: Keys, node: str) -> dict[str, str] | None:
     # What other programs leave in a folder (@eaDir, .DS_Store) is not ours to describe.
     inside = {*keys.groups(node), *(f"{SOURCE}/{name}" for name in keys.groups(f"{node}/{SOURCE}"))}
     below = {f"{node}/{name}": _node_text(keys, f"{node}/{name}") for name in NODES if name in inside}
-    labels = published_labels(keys, node) if LABELS in inside else {}
-    if labels:
+    labels = _label_nodes(keys, node) if LABELS in inside else {}
+    return {node: as_text(own), **below, **labels}
+
+
+def _label_nodes(keys: Keys, node: str) -> dict[str, str]:
+    """Metadata of the labels of a series; a damaged one is left out, and costs the volume nothing."""
+    nodes: dict[str, str] = {}
+    for name in published_labels(keys, node):
+        label = f"{node}/{LABELS}/{name}"
+        with suppress(StoreError):
+            array = _node_text(keys, f"{label}/{LABEL_ARRAY.path}")
+            nodes |= {label: _node_text(keys, label), f"{label}/{LABEL_ARRAY.path}": array}
+    if nodes:
         # Whoever published them may have been killed before they were listed.
         list_labels(keys, node)
-    inner = [
-        LABELS,
-        *(path for name in labels for path in (f"{LABELS}/{name}", f"{LABELS}/{name}/{LABEL_ARRAY.path}")),
-    ]
-    return {
-        node: as_text(own),
-        **below,
-        **{f"{node}/{path}": _node_text(keys, f"{node}/{path}") for path in inner if labels},
-    }
+        nodes[f"{node}/{LABELS}"] = _node_text(keys, f"{node}/{LABELS}")
+    return nodes
 
 
 def _write_patient(

@@ -195,3 +195,17 @@ def test_a_label_that_was_published_and_not_listed_is_listed_by_the_end_of_any_r
     finish_store(keys, json.loads(keys.get("zarr.json"))["attributes"]["ct_etl"]["config"], {})
     assert keys.get(f"{volume.node}/labels/zarr.json") == listed
     assert list(label_problems(keys, volume.node)) == []
+
+
+def test_a_damaged_label_costs_its_volume_nothing(volume, keys):
+    """The volume was left out of the store's metadata with it."""
+    for name in ("head", "other"):
+        publish_label(keys, volume.node, {name: encoded(volume, keys)})
+    keys.remove(f"{volume.node}/labels/head/0/zarr.json")
+    _, damaged = finish_store(keys, json.loads(keys.get("zarr.json"))["attributes"]["ct_etl"]["config"], {})
+    assert damaged == []
+    nodes = json.loads(keys.get("zarr.json"))["consolidated_metadata"]["metadata"]
+    assert {path for path in nodes if path.startswith(f"{volume.node}/labels")} == {
+        f"{volume.node}/labels{path}" for path in ("", "/other", "/other/0")
+    }
+    assert f"{volume.node}/labels/head" in {path for path, _ in label_problems(keys, volume.node)}
