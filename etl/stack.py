@@ -7,8 +7,6 @@ columns cost about a fifth and are what the geometry needs anyway.
 from __future__ import annotations
 
 import os
-import pickle
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -126,11 +124,6 @@ class Slices:
         """Count the slices."""
         return len(self.locations)
 
-    def __reduce__(self) -> tuple[object, tuple[bytes]]:
-        """Travel packed: columns mostly repeat themselves, and a stack of 256 slices is 80 kB as it is."""
-        state = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _unpacked, (zlib.compress(pickle.dumps(state, pickle.HIGHEST_PROTOCOL), 1),)
-
     def take(self, index: NDArray[np.intp] | Sequence[int]) -> Slices:
         """Pick slices by position, in the order of `index`."""
         chosen = np.asarray(index, np.intp)
@@ -148,10 +141,6 @@ class Slices:
         names = [f.name for f in fields(Slices) if f.name != "locations"]
         joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return Slices(locations=tuple(loc for part in parts for loc in part.locations), **joined)
-
-
-def _unpacked(packed: bytes) -> Slices:
-    return Slices(**pickle.loads(zlib.decompress(packed)))  # noqa: S301 - inside a message that is pickled itself
 
 
 @dataclass(frozen=True)

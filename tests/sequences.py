@@ -101,7 +101,7 @@ def quick_runs():
     """Trust files at once, and draw no report: neither decides what is in the store."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch("etl.run.input_files.SETTLED_S", 0.0))
-        stack.enter_context(mock.patch("etl.run.run.MAX_PICTURES", 0))
+        stack.enter_context(mock.patch("etl.run.pictures.MAX_PICTURES", 0))
         stack.enter_context(mock.patch("etl.report.page.write_report"))
         yield
 

@@ -90,10 +90,10 @@ FACES = {
     "export": "export",
     "labels": "find label_entry label_series names prediction source_mask survey tables",
     "store": "durable encoding fingerprint finish keys label_encoding labels layout "
-    "lock metadata node_names patient_labels publish root source_map verify",
+    "lock metadata node_names patient_labels publish root series_nodes source_map verify",
     "workers": "fitness pool progress stop_signals time_limit",
     "read": "catalog facts optional_library patients stored_array stored_bytes table verdicts",
-    "scan": "deidentify distinctions inputs scan",
+    "scan": "deidentify distinctions inputs packed_scan scan",
     "report": "explain montage page",
     "plan": "checks masks plan repeats series_keys task",
     "process": "attributes compare read_hu series source_arrays",

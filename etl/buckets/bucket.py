@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -119,11 +119,21 @@ class Bucket:
 
         return self._ask(lambda: self._described(obstore.head(self._store, self._key(name))))
 
-    def put(self, name: str, content: Content) -> None:
-        """Write an object; readers see all of it or what was there before."""
+    def put(self, name: str, content: Content | Callable[[], Iterator[bytes]]) -> None:
+        """Write an object; readers see all of it or what was there before.
+
+        Parameters
+        ----------
+        name : str
+        content : bytes-like or callable
+            What gives it in order, called anew for every try: it need not fit into memory.
+        """
         import obstore  # noqa: PLC0415
 
-        self._ask(lambda: obstore.put(self._store, self._key(name), content))
+        def write() -> None:
+            obstore.put(self._store, self._key(name), content() if callable(content) else content)
+
+        self._ask(write)
 
     def create(self, name: str, content: bytes) -> str | None:
         """Write an object where there is none; give its ETag, or None where there is one already."""

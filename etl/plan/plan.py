@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def make_plan(scan: ScanResult, config: Config, *, key_digest: str | None = None
             settled.append(entry.failed(error.code, str(error)))
     left_out = series_left_out(stacks, settled)
     tasks = [_told(task) if task.stack.key.series_instance_uid in left_out else task for task in tasks]
-    _refuse_shared_keys(tasks)
+    refuse_shared_keys((task.entry.patient_id, task.unnamed_in) for task in tasks)
     tasks, defaults, masks = choose_defaults(tasks, is_exclusive=config.series == "default")
     settled += masks
     if config.series == "default":
@@ -114,21 +114,33 @@ def _told(task: SeriesTask) -> SeriesTask:
     return replace(task, entry=replace(task.entry, warnings=(*task.entry.warnings, WarningCode.SLICES_LEFT_OUT)))
 
 
-def _refuse_shared_keys(tasks: Sequence[SeriesTask]) -> None:
-    """Refuse a plan in which two patients would become one."""
+def refuse_shared_keys(patients: Iterable[tuple[str, Collection[str]]]) -> None:
+    """Refuse a plan in which two patients would become one.
+
+    Parameters
+    ----------
+    patients : iterable of (str, collection of str)
+        Patient ID of each task, and the folders or zips that its files lie in where they name no Patient ID.
+
+    Raises
+    ------
+    UsageError
+    """
     owners: dict[str, str] = {}
-    named = {task.entry.patient_id for task in tasks if not task.stack.key.patient_id_from_path}
+    named: set[str] = set()
     containers: defaultdict[str, set[str]] = defaultdict(set)
-    for task in tasks:
-        if task.stack.key.patient_id_from_path:
-            containers[task.entry.patient_id] |= {where.container for where in task.stack.slices.locations}
+    for patient_id, unnamed_in in patients:
+        if unnamed_in:
+            containers[patient_id].update(unnamed_in)
+        else:
+            named.add(patient_id)
     for name, found in containers.items():
         if len(found) > 1 or name in named:
             raise UsageError(
                 f"files without Patient ID (0010,0020) in a folder or zip named {name!r} would be taken for "
                 "another patient of that name; rename it, or run it into a store of its own"
             )
-    for patient_id in sorted({task.entry.patient_id for task in tasks}):
+    for patient_id in sorted({*named, *containers}):
         # Case too: file systems of Windows and macOS hold "a" and "A" in one folder.
         other = owners.setdefault(patient_key(patient_id).lower(), patient_id)
         if other != patient_id:

@@ -47,6 +47,8 @@ class SeriesTask:
         return sum(self.stack.formats[i].frame_bytes for i in self.stack.slices.format)
 
     @property
-    def row_count(self) -> int:
-        """Slices that a message about this holds, copies too."""
-        return len(self.stack.slices) + len(self.stack.copies or ())
+    def unnamed_in(self) -> tuple[str, ...]:
+        """Folders or zips of the files of a patient who has no Patient ID; empty for one who has."""
+        if not self.stack.key.patient_id_from_path:
+            return ()
+        return tuple(sorted({where.container for where in self.stack.slices.locations}))

@@ -24,6 +24,7 @@ from etl.store.fingerprint import body_threshold
 from etl.store.keys import open_keys
 from etl.store.lock import is_held
 from etl.store.publish import publish
+from etl.store.series_nodes import published_nodes
 from etl.volume.body import body_shares
 from etl.volume.convert import Converted
 from etl.workers.time_limit import GivenUp, TimeLimit
@@ -31,11 +32,16 @@ from etl.workers.time_limit import GivenUp, TimeLimit
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a worker sends back: a ledger line, and the traceback of an error that should not have happened."""
+    """What a worker sends back: a ledger line, and the traceback of an error that should not have happened.
+
+    The end of a run needs no more, so that the driver reads nothing back.
+    """
 
     entry: Entry
     traceback: str | None = None
     disk_is_full: bool = False
+    nodes: bytes | None = None
+    """Of what was written, for the end of the run: `SeriesNodes.packed`."""
 
 
 def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) -> Receipt:
@@ -56,8 +62,8 @@ def process(task: SeriesTask, config: Config, store_path: str, lock_token: str) 
     """
     start = time.perf_counter()
     try:
-        with TimeLimit[Entry](config.time_limit_s) as caller:
-            receipt = Receipt(caller.call(partial(_write, task, config, store_path, lock_token)))
+        with TimeLimit[Receipt](config.time_limit_s) as caller:
+            receipt = caller.call(partial(_write, task, config, store_path, lock_token))
     except SeriesError as error:
         receipt = Receipt(task.entry.failed(error.code, str(error)))
     except MemoryError:
@@ -84,13 +90,13 @@ def _kind(error: Exception) -> str:
     return f"{type(error).__name__}{reason}; see tracebacks.txt in the run directory"
 
 
-def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: GivenUp) -> Entry:
+def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, abandoned: GivenUp) -> Receipt:
     converted, quality, pixel_crc32 = convert_task(task, config)
     if quality.is_mask:
-        return task.entry.excluded(ExclusionCode.MASK, MASK_DETAIL)
+        return Receipt(task.entry.excluded(ExclusionCode.MASK, MASK_DETAIL))
     entry = replace(task.entry, warnings=tuple(dict.fromkeys((*task.entry.warnings, *quality.warnings()))))
     geometry = converted.geometry
-    keys = encode_series(
+    content = encode_series(
         volume=converted.volume,
         histogram=converted.histogram,
         validity=converted.validity,
@@ -108,12 +114,14 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
         if abandoned.is_set() or not is_held(lock_token):
             raise SeriesError(FailureCode.UNREADABLE, "the run gave up before this was written")
 
-    written = publish(open_keys(store_path), entry.node, keys, check=check)
+    keys = open_keys(store_path)
+    written = publish(keys, entry.node, content, check=check)
+    nodes = published_nodes(keys, entry.node, content)
     if task.picture is not None:
         # Another host may not see the folder; the driver then draws from the store.
         with suppress(OSError):
             _draw(converted).save(Path(task.picture))
-    return replace(entry, bytes_out=written)
+    return Receipt(replace(entry, bytes_out=written), nodes=None if nodes is None else nodes.packed())
 
 
 def _draw(converted: Converted) -> Montage:

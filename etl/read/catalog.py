@@ -8,6 +8,7 @@ run that finds nothing to do.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any, Protocol
 
 from etl.buckets.connecting import reading_options, url_errors
 from etl.errors import StoreError
-from etl.read.consolidated import Groups, arrange, parse_root
+from etl.read.consolidated import Groups, arrange, parse_head, parse_root
 
 METADATA = "zarr.json"
 MAJOR_VERSION = "1"
+_NO_STORE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
 
 
 def read_catalog(path: str) -> tuple[Mapping[str, Any], Groups]:
@@ -47,8 +49,47 @@ def read_catalog(path: str) -> tuple[Mapping[str, Any], Groups]:
     try:
         place = _place(path)
         document, groups = parse_root(place.root())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except _NO_STORE as error:
         raise StoreError(f"{path}: no ct-etl store here ({_one_line(error)})") from error
+    root = _attributes(path, document)
+    try:
+        return root, arrange(_walk(place)) if groups is None else groups
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path}: metadata cannot be read ({_one_line(error)})") from error
+
+
+def read_some(path: str, nodes: Iterable[str]) -> tuple[Mapping[str, Any], Groups]:
+    """Read as `read_catalog` does, of some series alone.
+
+    Parameters
+    ----------
+    path : str
+        Folder or URL.
+    nodes : iterable of str
+        ``<patient key>/<series key>``; those that are not there are left out.
+
+    Raises
+    ------
+    StoreError
+        As `read_catalog`.
+    """
+    wanted = sorted(nodes)
+    try:
+        place = _place(path)
+        document = parse_head(place.root())
+        root = _attributes(path, document)
+        patients = sorted({node.partition("/")[0] for node in wanted})
+        return root, arrange(place.documents([*patients, *wanted]))
+    except _NO_STORE as error:
+        raise StoreError(f"{path}: no ct-etl store here ({_one_line(error)})") from error
+
+
+def count_patients(path: str) -> int:
+    """Count the groups directly below a store's root."""
+    return _place(path).count_groups()
+
+
+def _attributes(path: str, document: Mapping[str, Any]) -> Mapping[str, Any]:
     attributes = document.get("attributes")
     root = attributes.get("ct_etl") if isinstance(attributes, Mapping) else None
     if not isinstance(root, Mapping) or "format_version" not in root:
@@ -56,10 +97,7 @@ def read_catalog(path: str) -> tuple[Mapping[str, Any], Groups]:
     version = str(root["format_version"])
     if version.partition(".")[0] != MAJOR_VERSION:
         raise StoreError(f"{path}: format version {version}; this release reads {MAJOR_VERSION}.x")
-    try:
-        return root, arrange(_walk(place)) if groups is None else groups
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise StoreError(f"{path}: metadata cannot be read ({_one_line(error)})") from error
+    return root
 
 
 def read_node(store_path: str, node: str) -> bytes:
@@ -100,6 +138,9 @@ class _Place(Protocol):
     def documents(self, nodes: Iterable[str]) -> dict[str, bytes]:
         """Metadata of those nodes that have some."""
 
+    def count_groups(self) -> int:
+        """Count the groups directly below the root."""
+
 
 def _place(path: str) -> _Place:
     return _Url(path) if "://" in path else _Folder(path)
@@ -135,6 +176,11 @@ class _Folder:
             with suppress(FileNotFoundError):
                 found[node] = (self._path / node / METADATA).read_bytes()
         return found
+
+    def count_groups(self) -> int:
+        """See `_Place.count_groups`."""
+        # Other programs leave folders without metadata.
+        return sum(os.path.isfile(f"{entry.path}/{METADATA}") for entry in os.scandir(self._path))
 
 
 class _Url:
@@ -174,6 +220,10 @@ class _Url:
             if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
                 raise OSError(_one_line(content)) from content
         return {wanted[path]: content for path, content in found.items() if not isinstance(content, Exception)}
+
+    def count_groups(self) -> int:
+        """See `_Place.count_groups`."""
+        return len(self.folders(""))
 
 
 def _one_line(error: BaseException) -> str:

@@ -55,6 +55,21 @@ def parse_root(content: bytes | mmap) -> tuple[Mapping[str, Any], Groups | None]
     return root, None if consolidated is None else arrange(_as_text(consolidated["metadata"]))
 
 
+def parse_head(content: bytes | mmap) -> Mapping[str, Any]:
+    """Read the text of a root's ``zarr.json`` up to its consolidated metadata.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON object.
+    """
+    at = content.find(_BEGIN)
+    root = json.loads(content[:at].rstrip(b",") + b"}" if at >= 0 else content[:])
+    if not isinstance(root, dict):
+        raise ValueError("it is no JSON object")
+    return root
+
+
 def arrange(nodes: Mapping[str, bytes]) -> Groups:
     """Sort the texts of nodes into patients and series.
 

@@ -7,20 +7,20 @@ processes: what travels is the path, and each process opens its own arrays.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from etl.errors import StoreError
-from etl.read.catalog import read_catalog
+from etl.read.catalog import read_catalog, read_some
 from etl.read.consolidated import Groups
 from etl.read.optional_library import optional_library
 from etl.read.source_slices import SourceSlice
 from etl.read.stored_volume import Volume
 from etl.read.table import table_of
 
-__all__ = ["Patient", "SourceSlice", "Store", "Volume", "open_store"]
+__all__ = ["Patient", "SourceSlice", "Store", "Volume", "open_some", "open_store"]
 
 
 class Patient(Mapping[str, Volume]):
@@ -179,5 +179,27 @@ def open_store(path: str | os.PathLike[str]) -> Store:
     StoreError
         There is nothing at `path`, it was not written by this package, or its format is newer.
     """
-    where = str(path) if "://" in str(path) else str(Path(path).absolute())
+    where = _whole_path(path)
     return Store(where, *read_catalog(where))
+
+
+def open_some(path: str | os.PathLike[str], nodes: Iterable[str]) -> Store:
+    """Open a store as if it had some series alone, whatever else is in it.
+
+    Parameters
+    ----------
+    path : str or path
+    nodes : iterable of str
+        ``<patient key>/<series key>``; those that are not there are left out.
+
+    Raises
+    ------
+    StoreError
+        As `open_store`.
+    """
+    where = _whole_path(path)
+    return Store(where, *read_some(where, nodes))
+
+
+def _whole_path(path: str | os.PathLike[str]) -> str:
+    return str(path) if "://" in str(path) else str(Path(path).absolute())

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from etl.codes import words_of
 from etl.errors import StoreError
+from etl.read.catalog import count_patients
 from etl.read.facts import Facts, facts_of, plain, times
-from etl.read.patients import Store, Volume, open_store
+from etl.read.patients import Store, Volume, open_some, open_store
 from etl.report.histogram import draw_histogram
 from etl.report.left_out import reasons_of
 from etl.volume.hounsfield import BRAIN_LEVEL_HU, BRAIN_WIDTH_HU
@@ -93,7 +95,7 @@ def write_report(
     StoreError
         There is no store at `store_path`. A volume that cannot be read is shown as such.
     """
-    store = open_store(store_path)
+    store, patient_count, volume_count = _opened(store_path, ledger, run or {}, pictures)
     volumes = [volume for patient in store.values() for volume in patient.values()]
     defaults = {f"{patient.key}/{patient.default_key}" for patient in store.values()}
     drawn = [volume for volume in volumes if pictures is None or volume.node in pictures]
@@ -110,13 +112,13 @@ def write_report(
         _replace(
             html_path.with_name(name),
             template.generate(
-                totals=_totals(store, volumes, ledger, run or {}),
+                totals=_totals(patient_count, volume_count, ledger, run or {}),
                 fingerprint=_fingerprint(store),
                 config=[(key.replace("_", " "), plain(value)) for key, value in store.config.items()],
                 volumes=_rows(_listed(volumes, anchors), ledger, anchors),
-                unlisted=max(0, len(volumes) - MAX_ROWS),
+                unlisted=max(0, volume_count - MAX_ROWS),
                 cards=(_card(v, (pictures or {}).get(v.node), is_default=v.node in defaults) for v in page),
-                undrawn=len(volumes) - len(drawn),
+                undrawn=volume_count - len(drawn),
                 reasons=reasons_of(ledger),
                 has_ledger=bool(ledger),
                 window=f"W {BRAIN_WIDTH_HU} L {BRAIN_LEVEL_HU}",
@@ -126,6 +128,29 @@ def write_report(
         )
     _remove_others(html_path, set(names))
     return html_path
+
+
+def _opened(
+    store_path: str,
+    ledger: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any],
+    pictures: Mapping[str, Path | None] | None,
+) -> tuple[Store, int, int]:
+    """Open what the page shows of a store, and count its patients and volumes.
+
+    Of a large store a run has opened a part: whole, a hundred thousand volumes take a gigabyte.
+    """
+    volume_count = (run.get("fingerprint") or {}).get("volumes", 0)
+    if pictures is None or volume_count <= MAX_ROWS:
+        store = open_store(store_path)
+        return store, len(store), sum(map(len, store.values()))
+    stored = (
+        f"{line['patient_key']}/{line['series_key']}"
+        for line in ledger
+        if line["outcome"] in ("written", "unchanged")
+    )
+    shown = [*pictures, *islice((node for node in stored if node not in pictures), MAX_ROWS - len(pictures))]
+    return open_some(store_path, shown), count_patients(store_path), volume_count
 
 
 def _environment() -> Environment:
@@ -168,9 +193,9 @@ def _listed(volumes: Sequence[Volume], anchors: Container[str]) -> list[Volume]:
 
 
 def _totals(
-    store: Store, volumes: Sequence[Volume], ledger: Sequence[Mapping[str, Any]], run: Mapping[str, Any]
+    patient_count: int, volume_count: int, ledger: Sequence[Mapping[str, Any]], run: Mapping[str, Any]
 ) -> Facts:
-    totals = [("patients", len(store)), ("volumes", len(volumes))]
+    totals = [("patients", patient_count), ("volumes", volume_count)]
     if ledger:
         outcomes = Counter(str(line.get("outcome")) for line in ledger)
         totals += [("stacks scanned", len(ledger)), *((outcome, outcomes[outcome]) for outcome in _OUTCOMES)]
@@ -190,7 +215,9 @@ def _fingerprint(store: Store) -> Facts:
 def _rows(
     volumes: Sequence[Volume], ledger: Sequence[Mapping[str, Any]], anchors: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    lines = {(str(line.get("patient_id")), line.get("series_key")): line for line in ledger}
+    wanted = {(volume.patient_id, volume.key) for volume in volumes}
+    found = ((str(line.get("patient_id")), line.get("series_key"), line) for line in ledger)
+    lines = {(patient_id, key): line for patient_id, key, line in found if (patient_id, key) in wanted}
     rows = []
     for volume in volumes:
         line = lines.get((volume.patient_id, volume.key), {})

@@ -8,10 +8,10 @@ slices of its volume is refused.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from etl.errors import StoreError, UsageError
 from etl.plan.series_keys import first_key, further_key, last_resort_key
 from etl.plan.task import SeriesTask
 from etl.store.keys import Keys
-from etl.store.node_names import series_digits
+from etl.store.node_names import series_digits, series_key
 from etl.store.publish import describes_volume, published
 from etl.store.source_map import SliceIdentity, SourceMap, read_source_map
 
@@ -65,26 +65,52 @@ class _Volume:
         return isinstance(provenance, Mapping) and provenance.get("source_digest") == task.source_digest
 
 
+class HasEntry(Protocol):
+    """A task, or what stands for one."""
+
+    @property
+    def entry(self) -> Entry:
+        """The ledger's line as far as it is known."""
+
+
+Item = TypeVar("Item", bound=HasEntry)
+
+
+@dataclass(frozen=True)
+class Matched(Generic[Item]):
+    """Tasks by what the store has of them.
+
+    Parameters
+    ----------
+    fresh : list
+        The store has nothing of their series at their patient.
+    there : list
+        Under their keys, with the other places of their series in `Entry.related`; volumes of their series are
+        there.
+    refused : list of Entry
+        ``fewer-slices``
+    """
+
+    fresh: list[Item]
+    there: list[Item]
+    refused: list[Entry]
+
+
 def match_store(
-    tasks: Sequence[SeriesTask], keys: Keys, *, may_lose_slices: bool
-) -> tuple[list[SeriesTask], list[Entry]]:
+    items: Iterable[Item], keys: Keys, load: Callable[[Item], SeriesTask], *, may_lose_slices: bool
+) -> Matched[Item]:
     """Give every task the key of the volume that it continues.
 
     Parameters
     ----------
-    tasks : sequence of SeriesTask
+    items : iterable
+        Tasks, or what stands for them.
     keys : Keys
         Of the store.
+    load : callable
+        Gives the task for what stands for it; asked only where the store has its series.
     may_lose_slices : bool
         A volume may be replaced by one of fewer slices.
-
-    Returns
-    -------
-    list of SeriesTask
-        Those that may be processed, under their keys, with the other places of their series in
-        `Entry.related`.
-    list of Entry
-        The refused: ``fewer-slices``.
 
     Raises
     ------
@@ -92,58 +118,28 @@ def match_store(
         Another series, or another patient, has the group that a task needs.
     """
     index = _nodes_by_series(keys)
-    series: defaultdict[tuple[str, str], list[SeriesTask]] = defaultdict(list)
-    for task in tasks:
-        series[task.entry.patient_key, task.entry.series_instance_uid].append(task)
-    matched: list[SeriesTask] = []
-    refused: list[Entry] = []
+    found = Matched[Item]([], [], [])
+    series: defaultdict[tuple[str, str], list[Item]] = defaultdict(list)
+    for item in items:
+        series[item.entry.patient_key, item.entry.series_instance_uid].append(item)
     for members in series.values():
         nodes = index.get(series_digits(members[0].entry.series_key), ())
-        own = {node for node in nodes for task in members if node.startswith(_stem(task))}
-        volumes = [volume for node in sorted(own) if (volume := _volume(keys, node)) is not None]
-        _refuse_collisions(members, volumes)
+        own = {node for node in nodes for item in members if node.startswith(_stem(item.entry))}
         related = tuple(sorted(set(nodes) - own))
-        for task, volume in _matches(members, volumes):
-            placed = _related(task, related)
+        if not own:
+            found.fresh.extend(_with_entry(item, _related(item.entry, related)) for item in members)
+            continue
+        volumes = [volume for node in sorted(own) if (volume := _volume(keys, node)) is not None]
+        tasks = [load(item) for item in members]
+        items_of = {id(task): item for task, item in zip(tasks, members, strict=True)}
+        _refuse_collisions(tasks, volumes)
+        for task, key, volume in _matches(tasks, volumes):
+            entry = _related(replace(task.entry, series_key=key), related)
             if not may_lose_slices and (why := _loss(task, volume, volumes)):
-                refused.append(placed.entry.failed(FailureCode.FEWER_SLICES, why))
+                found.refused.append(entry.failed(FailureCode.FEWER_SLICES, why))
             else:
-                matched.append(placed)
-    return matched, refused
-
-
-def check_patient_groups(tasks: Iterable[SeriesTask], keys: Keys) -> None:
-    """Refuse a patient whose group in the store belongs to another one.
-
-    Raises
-    ------
-    UsageError
-        Another Patient ID has the group, or its name differs in case alone: file systems of Windows and macOS
-        hold "a" and "A" in one folder.
-    """
-    there = {name.lower(): name for name in keys.groups("")}
-    for key, patient_id in sorted({(task.entry.patient_key, task.entry.patient_id) for task in tasks}):
-        other = there.get(key.lower(), key)
-        if other != key:
-            raise UsageError(
-                f"group {key!r} of a patient differs in case alone from {other!r}, which the store has; give them "
-                "to separate stores"
-            )
-        stored = _stored_patient_id(keys, key) if other in there.values() else None
-        if stored is not None and stored != patient_id:
-            raise UsageError(
-                f"Patient IDs {stored!r} and {patient_id!r} would share group {key!r} of the store, which has the "
-                "first; give them to separate stores"
-            )
-
-
-def _stored_patient_id(keys: Keys, patient_key: str) -> str | None:
-    """Patient ID of a group as its series have it: the patient's own metadata are written when a run ends."""
-    for series in keys.groups(patient_key):
-        found = (published(keys, f"{patient_key}/{series}") or {}).get("ct_etl")
-        if isinstance(found, Mapping) and isinstance(found.get("patient_id"), str):
-            return str(found["patient_id"])
-    return None
+                found.there.append(_with_entry(items_of[id(task)], entry))
+    return found
 
 
 def _nodes_by_series(keys: Keys) -> dict[str, list[str]]:
@@ -156,9 +152,9 @@ def _nodes_by_series(keys: Keys) -> dict[str, list[str]]:
     return found
 
 
-def _stem(task: SeriesTask) -> str:
-    """Give what the nodes of all stacks of a task's series begin with."""
-    return f"{task.entry.patient_key}/{first_key(task.stack)}"
+def _stem(entry: Entry) -> str:
+    """Give what the nodes of all stacks of a series begin with."""
+    return f"{entry.patient_key}/{series_key(entry.series_number, entry.series_instance_uid)}"
 
 
 def _volume(keys: Keys, node: str) -> _Volume | None:
@@ -178,15 +174,17 @@ def _refuse_collisions(members: Sequence[SeriesTask], volumes: Sequence[_Volume]
             )
 
 
-def _matches(members: Sequence[SeriesTask], volumes: Sequence[_Volume]) -> list[tuple[SeriesTask, _Volume | None]]:
-    """Pair the stacks of a series with its volumes, and give the others keys that are free."""
+def _matches(
+    members: Sequence[SeriesTask], volumes: Sequence[_Volume]
+) -> list[tuple[SeriesTask, str, _Volume | None]]:
+    """Pair the stacks of a series with its volumes and their keys, and give the others keys that are free."""
     waiting, free = list(members), list(volumes)
-    pairs: list[tuple[SeriesTask, _Volume | None]] = []
+    pairs: list[tuple[SeriesTask, str, _Volume | None]] = []
 
     def pair(task: SeriesTask, volume: _Volume) -> None:
         waiting.remove(task)
         free.remove(volume)
-        pairs.append((_under(task, volume.series_key), volume))
+        pairs.append((task, volume.series_key, volume))
 
     for task in members:
         same = next((volume for volume in free if volume.has_digest(task)), None)
@@ -205,7 +203,7 @@ def _matches(members: Sequence[SeriesTask], volumes: Sequence[_Volume]) -> list[
     for task in waiting:
         key = next(key for key in _possible_keys(task) if key not in taken)
         taken.add(key)
-        pairs.append((_under(task, key), None))
+        pairs.append((task, key, None))
     return pairs
 
 
@@ -257,13 +255,14 @@ def _identities(task: SeriesTask) -> frozenset[SliceIdentity]:
     )
 
 
-def _under(task: SeriesTask, series_key: str) -> SeriesTask:
-    return replace(task, entry=replace(task.entry, series_key=series_key))
-
-
-def _related(task: SeriesTask, nodes: tuple[str, ...]) -> SeriesTask:
+def _related(entry: Entry, nodes: tuple[str, ...]) -> Entry:
     """Name the other places where the store has the same series: a corrected number or Patient ID leaves two."""
     if not nodes:
-        return task
-    warnings = (*task.entry.warnings, WarningCode.SHARED_SERIES_UID)
-    return replace(task, entry=replace(task.entry, warnings=tuple(dict.fromkeys(warnings)), related=nodes))
+        return entry
+    warnings = (*entry.warnings, WarningCode.SHARED_SERIES_UID)
+    return replace(entry, warnings=tuple(dict.fromkeys(warnings)), related=nodes)
+
+
+def _with_entry(item: Item, entry: Entry) -> Item:
+    # Tasks and what stands for them are dataclasses, which no protocol can say.
+    return item if item.entry is entry else replace(item, entry=entry)  # type: ignore[type-var]

@@ -5,33 +5,33 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from etl.buckets.urls import is_bucket_url
 from etl.codes import FailureCode
 from etl.config import Config
-from etl.entry import Entry, count_outcomes
+from etl.entry import Entry, LedgerLines, count_outcomes
 from etl.errors import DiskFullError, StoreError
 from etl.run.input_files import RECORD_FIELD, leave_pointer, update_record
 from etl.run.ledger import LABELS_NAME, REPORT_NAME, write_label_ledger, write_run
 from etl.run.run_dir import new_run_dir
 from etl.store.finish import finish_store
 from etl.store.keys import Keys
-from etl.store.layout import FORMAT_VERSION
-from etl.store.publish import published
+from etl.store.layout import FORMAT_VERSION, METADATA
 from etl.store.root import root_digest
 from etl.workers.progress import say
 
 if TYPE_CHECKING:
     # Loading them takes half of the time of a run that has nothing to do.
     from etl.labels.label_entry import LabelEntry
-    from etl.plan.task import SeriesTask
     from etl.process.series import Receipt
+    from etl.run.input_files import FilesSeen
     from etl.scan.scan import ScanResult
+    from etl.store.series_nodes import SeriesNodes
 
 # A card is 100 kB of the page: the report of a run shows what it wrote, `ct-etl report` all that is in the store.
 MAX_PICTURES = 200
@@ -78,9 +78,13 @@ class ProcessedRun:
     default_series: Mapping[str, str]
     """Series key that this run prefers, by Patient ID."""
     scan: ScanResult
+    """All that was found and is no stack."""
+    dropped: Mapping[str, int]
+    """Attributes that did not parse, and in how many stacks."""
     record: Mapping[str, str]
     """What was known of files before the run, see `etl.run.input_files`."""
-    tasks: tuple[SeriesTask, ...]
+    files: Sequence[tuple[str, FilesSeen]]
+    """By node, what the files of everything that was planned looked like."""
     settled: tuple[Entry, ...]
     """Entries that needed no work, or are known to be unchanged."""
     receipts: tuple[Receipt, ...]
@@ -97,12 +101,16 @@ class ProcessedRun:
     """What became of the masks of ``--labels``."""
     pictures: Mapping[str, Path]
     """Where workers drew their volumes, by ``<patient key>/<series key>``."""
+    nodes: Callable[[str], SeriesNodes | None]
+    """What workers said of the series that they published, see `etl.store.finish.finish_store`."""
 
 
-def dry_run_result(entries: Iterable[Entry], scan: ScanResult, store_path: str, start: float) -> RunResult:
+def dry_run_result(
+    entries: Iterable[Entry], scan: ScanResult, dropped: Mapping[str, int], store_path: str, start: float
+) -> RunResult:
     """Give the result of a run that writes nothing."""
     ordered = _sorted(entries)
-    return RunResult(ordered, _totals(ordered, scan, start, store_path, None))
+    return RunResult(ordered, _totals(ordered, scan, dropped, start, store_path, None))
 
 
 def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
@@ -118,7 +126,7 @@ def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
     stopped, fingerprint, damaged = run.stopped, None, list[str]()
     if run.may_write:
         try:
-            fingerprint, damaged = finish_store(keys, run.recipe, run.default_series)
+            fingerprint, damaged = finish_store(keys, run.recipe, run.default_series, _known(run))
         except (DiskFullError, StoreError, OSError) as error:
             # The record may lie on another disk, and says what is finished.
             stopped = stopped or error
@@ -127,7 +135,7 @@ def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
     found = (*run.settled, *(_confirmed(receipt.entry, keys) for receipt in run.receipts))
     entries = _sorted(_with_older(entry, keys) for entry in found)
     totals = {
-        **_totals(entries, run.scan, start, keys.path, run.run_dir),
+        **_totals(entries, run.scan, run.dropped, start, keys.path, run.run_dir),
         "config": run.recipe,
         "limits": run.limits,
         "fingerprint": fingerprint,
@@ -138,7 +146,7 @@ def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
         "unreadable_paths": [os.path.join(*item.location) for item in run.scan.unreadable],
         "input_digest": run.input_digest,
         "store_digest": _root_digest(keys),
-        RECORD_FIELD: update_record(run.record, run.tasks, entries),
+        RECORD_FIELD: update_record(run.record, run.files, entries),
     }
     _write_ledger(run, entries, totals)
     if run.may_write:
@@ -150,6 +158,12 @@ def finish_run(run: ProcessedRun, keys: Keys, start: float) -> RunResult:
     if stopped is None:
         _write_report(keys.path, run.run_dir, entries, totals, run.pictures)
     return RunResult(entries, totals, stopped is not None, stopped, run.labels)
+
+
+def _known(run: ProcessedRun) -> Callable[[str], SeriesNodes | None]:
+    """Give what is known of series, those left out that have got labels since."""
+    labeled = {entry.node for entry in run.labels}
+    return lambda node: None if node in labeled else run.nodes(node)
 
 
 def _write_ledger(run: ProcessedRun, entries: Sequence[Entry], totals: dict[str, Any]) -> None:
@@ -209,8 +223,7 @@ def _write_report(
 
     written = [entry.node for entry in entries if entry.outcome == "written"]
     shown = {node: pictures.get(node) for node in written[:MAX_PICTURES]}
-    lines = [entry.to_json() for entry in entries]
-    write_report(store_path, run_dir / REPORT_NAME, ledger=lines, run=totals, pictures=shown)
+    write_report(store_path, run_dir / REPORT_NAME, ledger=LedgerLines(entries), run=totals, pictures=shown)
 
 
 def _with_older(entry: Entry, keys: Keys) -> Entry:
@@ -230,14 +243,15 @@ def _root_digest(keys: Keys) -> str | None:
 def _is_published(keys: Keys, node: str) -> bool:
     """Whether the driver finds a series; a disk that does not answer has none."""
     try:
-        return published(keys, node) is not None
+        return keys.size(f"{node}/{METADATA}") is not None
     except OSError:
         return False
 
 
 def _confirmed(entry: Entry, keys: Keys) -> Entry:
     """Believe a worker that it wrote only if the driver finds it: a remote one may not see the same disk."""
-    if entry.outcome == "written" and not _is_published(keys, entry.node):
+    # A bucket is the same one wherever it is asked.
+    if entry.outcome == "written" and not is_bucket_url(keys.path) and not _is_published(keys, entry.node):
         return entry.failed(
             FailureCode.INTERNAL_ERROR, "a worker wrote it, and it is not in the store: another file system?"
         )
@@ -245,16 +259,19 @@ def _confirmed(entry: Entry, keys: Keys) -> Entry:
 
 
 def _totals(
-    entries: Sequence[Entry], scan: ScanResult, start: float, store_path: str, run_dir: Path | None
+    entries: Sequence[Entry],
+    scan: ScanResult,
+    dropped: Mapping[str, int],
+    start: float,
+    store_path: str,
+    run_dir: Path | None,
 ) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         **count_outcomes(entries),
         "files": scan.files,
         "ignored_files": scan.ignored_files,
-        "dropped_attributes": dict(
-            sorted(Counter(k for stack in scan.stacks for k in stack.header.dropped).items())
-        ),
+        "dropped_attributes": dict(sorted(dropped.items())),
         "ignored_paths": [os.path.join(*location) for location in scan.ignored],
         "seconds": round(time.monotonic() - start, 3),
         "bytes_in": sum(entry.bytes_in for entry in entries if entry.outcome == "written"),

@@ -11,12 +11,13 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from etl.buckets.urls import is_bucket_url, local_stand_in
 from etl.entry import Entry
 from etl.plan.task import SeriesTask
-from etl.run.ledger import read_run
+from etl.run.ledger import read_totals
 from etl.run.run_dir import runs_folder
 from etl.store.durable import write_durably
 
@@ -39,11 +40,11 @@ def read_record(store_path: str, run_dir: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        Digests as `files_digest` gives them; empty where no record can be read.
+        Digests as `FilesSeen` has them; empty where no record can be read.
     """
     for folder in (run_dir, *_run_dirs(local_stand_in(store_path))):
         try:
-            _, totals = read_run(folder)
+            totals = read_totals(folder)
         except (OSError, ValueError, RecursionError):
             continue
         found = (totals or {}).get(RECORD_FIELD)
@@ -53,18 +54,26 @@ def read_record(store_path: str, run_dir: Path) -> dict[str, str]:
 
 
 def update_record(
-    record: Mapping[str, str], tasks: Iterable[SeriesTask], entries: Iterable[Entry]
+    record: Mapping[str, str], files: Iterable[tuple[str, FilesSeen]], entries: Iterable[Entry]
 ) -> dict[str, str]:
-    """Give the record after a run: what it wrote or compared is known, what it failed at is not."""
+    """Give the record after a run: what it wrote or compared is known, what it failed at is not.
+
+    Parameters
+    ----------
+    record : mapping
+        Before it.
+    files : iterable of (str, FilesSeen)
+        By node, of everything that it was to do.
+    entries : iterable of Entry
+        What became of it.
+    """
     known = {entry.node for entry in entries if entry.outcome in {"written", "unchanged"}}
     updated = dict(record)
-    for task in tasks:
-        node = task.entry.node
-        digest = files_digest(task) if node in known else None
-        if digest is None:
-            updated.pop(node, None)
+    for node, seen in files:
+        if node in known and seen.are_settled:
+            updated[node] = seen.digest
         else:
-            updated[node] = digest
+            updated.pop(node, None)
     return updated
 
 
@@ -92,26 +101,38 @@ def _run_dirs(store: Path) -> Iterator[Path]:
         yield from sorted((entry for entry in runs.iterdir() if entry.is_dir()), reverse=True)
 
 
-def is_trusted(task: SeriesTask, record: Mapping[str, str]) -> bool:
-    """Whether all files of a task look as they did when its volume was last known to be theirs."""
-    digest = files_digest(task)
-    return digest is not None and digest == record.get(task.entry.node)
+@dataclass(frozen=True, slots=True)
+class FilesSeen:
+    """What the files of a volume looked like when they were scanned.
 
-
-def files_digest(task: SeriesTask) -> str | None:
-    """Give the SHA-256 of names, sizes, times and inodes of the files of a task, as they were scanned.
-
-    Returns
-    -------
-    str or None
-        None where a file is too new to be trusted.
+    Parameters
+    ----------
+    digest : str
+        SHA-256 of their names, sizes, times and inodes.
+    newest_ns : int
+        The last change of any file whose time stamp counts: an object of a bucket has another ETag after one,
+        whatever the clocks say.
     """
+
+    digest: str
+    newest_ns: int
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether the digest would tell a change from now on."""
+        return self.newest_ns <= time.time_ns() - int(SETTLED_S * 1e9)
+
+
+def is_trusted(node: str, files: FilesSeen, record: Mapping[str, str]) -> bool:
+    """Whether all files of a volume look as they did when it was last known to be theirs."""
+    return files.are_settled and files.digest == record.get(node)
+
+
+def files_seen(task: SeriesTask) -> FilesSeen:
+    """Tell what the files of a task looked like when they were scanned."""
     slices = task.stack.slices
-    newest_ns = time.time_ns() - int(SETTLED_S * 1e9)
-    is_new = max(int(slices.modified_ns.max()), int(slices.changed_ns.max())) > newest_ns
-    # An object of a bucket has another ETag then, whatever the clocks say.
-    if is_new and not all(is_bucket_url(location.container) for location in slices.locations):
-        return None
+    are_objects = all(is_bucket_url(location.container) for location in slices.locations)
+    newest_ns = 0 if are_objects else max(int(slices.modified_ns.max()), int(slices.changed_ns.max()))
     rows = zip(
         slices.locations,
         slices.file_bytes.tolist(),
@@ -123,4 +144,4 @@ def files_digest(task: SeriesTask) -> str | None:
     digest = hashlib.sha256()
     for location, *state in sorted(rows):
         digest.update(repr((location.container, location.member, *state)).encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+    return FilesSeen(digest.hexdigest(), newest_ns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from etl.buckets.urls import local_stand_in
 from etl.config import Config
 from etl.dicom.sources import find_sources, resolve_input
 from etl.labels.survey import Source, find_masks
+from etl.run.planning import RunPlan, plan_run
 from etl.run.rerun import input_digest
 from etl.run.run_dir import check_run_dir, new_run_dir
+from etl.run.spool import Spool
+from etl.run.spooled_scan import SpooledScan, scan_into
 from etl.scan.deidentify import Pseudonyms, check_mapping, deidentify_scan, read_key
-from etl.scan.inputs import scan_inputs
-from etl.scan.scan import Limits, ScanResult
+from etl.scan.scan import Limits
 from etl.store.keys import Keys, open_keys, resolve_store
 from etl.store.root import check_root
 from etl.workers.fitness import Needs, witnesses
@@ -80,13 +82,20 @@ def pool_of(job: Job) -> Iterator[Pool]:
         yield pool
 
 
-def scan_job(job: Job, pool: Pool) -> ScanResult:
-    """Scan the inputs of a job; identifiers are replaced where that is asked for."""
+def scan_job(job: Job, pool: Pool, spool: Spool) -> SpooledScan:
+    """Scan the inputs of a job into a spool."""
     config = job.config
     limits = Limits(file_bytes=config.max_file_mb << 20, header_limit_s=config.time_limit_s)
-    scan = scan_inputs(job.inputs, pool, limits=limits, quiet=config.quiet)
+    scan = scan_into(spool, job.inputs, pool, limits=limits, quiet=config.quiet)
     if job.pseudonyms is not None:
-        scan = deidentify_scan(scan, job.pseudonyms)
-    if not scan.stacks and not scan.unreadable:
-        say(f"no DICOM found among {scan.files} files of the input", quiet=config.quiet)
+        # The names of stacks are replaced when they are planned.
+        scan = replace(scan, rest=deidentify_scan(scan.rest, job.pseudonyms))
+    if not scan.parts and not scan.rest.unreadable:
+        say(f"no DICOM found among {scan.rest.files} files of the input", quiet=config.quiet)
     return scan
+
+
+def plan_job(job: Job, scan: SpooledScan, pool: Pool, spool: Spool) -> RunPlan:
+    """Plan what a job is to do with what was scanned."""
+    key_digest = job.recipe["deidentify"]
+    return plan_run(scan, job.config, pool, spool, key_digest=key_digest, pseudonyms=job.pseudonyms)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from etl.entry import Entry
-from etl.store.durable import write_durably
+from etl.store.durable import write_durably, write_parts_durably
 
 if TYPE_CHECKING:
     from etl.labels.label_entry import LabelEntry
@@ -35,19 +35,46 @@ def write_run(run_dir: Path, entries: Sequence[Entry], totals: Mapping[str, Any]
     ------
     DiskFullError
     """
-    lines = "".join(f"{json.dumps(entry.to_json())}\n" for entry in entries)
     text = f"{json.dumps(totals, indent=2, ensure_ascii=False)}\n"
-    for name, content in ((LEDGER_NAME, lines), (TOTALS_NAME, text)):
-        write_durably(run_dir / name, content.encode("utf-8", errors="backslashreplace"))
+    lines = (f"{json.dumps(entry.to_json())}\n" for entry in entries)
+    # Line by line: the text of a large run takes as much memory as all else that is known of it.
+    write_parts_durably(run_dir / LEDGER_NAME, map(_encoded, lines))
+    write_durably(run_dir / TOTALS_NAME, _encoded(text))
 
 
 def read_run(run_dir: Path) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Read back what `write_run` wrote: the ledger's lines and the totals, None where a file is not there."""
-    ledger, totals = run_dir / LEDGER_NAME, run_dir / TOTALS_NAME
-    lines = ledger.read_text("utf-8").split("\n") if ledger.is_file() else []
-    return [json.loads(line) for line in lines if line], json.loads(
-        totals.read_text("utf-8")
-    ) if totals.is_file() else None
+    return list(read_lines(run_dir)), read_totals(run_dir)
+
+
+def read_lines(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """Read the lines of a ledger one by one; none where there is no ledger.
+
+    Raises
+    ------
+    OSError, ValueError
+    """
+    ledger = run_dir / LEDGER_NAME
+    if ledger.is_file():
+        # Only what `json.dumps` left as it is may end a line.
+        with ledger.open(encoding="utf-8", newline="\n") as lines:
+            yield from (json.loads(line) for line in lines if line != "\n")
+
+
+def read_totals(run_dir: Path) -> dict[str, Any] | None:
+    """Read the totals of a run; None where there are none.
+
+    Raises
+    ------
+    OSError, ValueError
+    """
+    totals = run_dir / TOTALS_NAME
+    found: dict[str, Any] | None = json.loads(totals.read_text("utf-8")) if totals.is_file() else None
+    return found
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def count_labels(entries: Iterable[LabelEntry]) -> dict[str, int]:

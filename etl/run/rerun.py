@@ -25,7 +25,7 @@ from etl.entry import Entry
 from etl.errors import StoreError
 from etl.run import input_files
 from etl.run.finish import RunResult, finish_unchanged
-from etl.run.ledger import read_run
+from etl.run.ledger import read_lines, read_totals
 from etl.run.run_dir import check_run_dir, new_run_dir, newest_run
 from etl.software import software_versions
 from etl.stack import FileState
@@ -123,16 +123,16 @@ def _bytes(name: str) -> bytes:
 
 def _finished_work(run_dir: Path, state: str | None, keys: Keys) -> tuple[list[Entry], Mapping[str, Any]] | None:
     try:
-        lines, totals = read_run(run_dir)
+        totals = read_totals(run_dir)
+        if state is None or totals is None or totals.get("input_digest") != state:
+            return None
+        if totals.get("failed") or totals.get("pending") or totals.get("damaged") or totals.get("interrupted"):
+            return None
+        if totals.get("store_digest") != root_digest(keys):
+            return None
+        entries = [_unchanged(line) for line in read_lines(run_dir)]
     except (OSError, ValueError):
         return None
-    if state is None or totals is None or totals.get("input_digest") != state:
-        return None
-    if totals.get("failed") or totals.get("pending") or totals.get("damaged") or totals.get("interrupted"):
-        return None
-    if totals.get("store_digest") != root_digest(keys):
-        return None
-    entries = [_unchanged(line) for line in lines]
     there = {entry.node for entry in entries if entry.outcome == "unchanged"}
     # Those of earlier inputs too: what is damaged is told by every run.
     return (entries, totals) if all(_is_there(node, keys) for node in there | _nodes(keys)) else None
@@ -146,7 +146,7 @@ def _unchanged(line: Mapping[str, Any]) -> Entry:
 def _nodes(keys: Keys) -> set[str]:
     """List what has metadata at the place of a series."""
     places = (f"{patient}/{series}" for patient in keys.groups("") for series in keys.groups(patient))
-    return {node for node in places if keys.get(f"{node}/{METADATA}") is not None}
+    return {node for node in places if keys.size(f"{node}/{METADATA}") is not None}
 
 
 def _is_there(node: str, keys: Keys) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 
 from etl.codes import FailureCode, WarningCode
 from etl.entry import NOT_REACHED, Entry
-from etl.plan.task import SeriesTask
 from etl.process.series import Receipt
 from etl.run.input_files import is_trusted
+from etl.run.tickets import Ticket
 from etl.store.keys import Keys
 from etl.store.publish import describes_volume, is_whole, published, stored_bytes
 
@@ -22,33 +22,33 @@ OF_THE_RUN = frozenset({WarningCode.SHARED_SERIES_UID})
 class Comparison:
     """Tasks by what has to be done for them."""
 
-    todo: list[SeriesTask]
+    todo: list[Ticket]
     """Not in the store, or out of date, or not whole."""
-    to_compare: list[SeriesTask]
+    to_compare: list[Ticket]
     """In the store by all that the headers say; their files do not look as they did."""
     unchanged: list[Entry]
 
 
-def compare_with_store(tasks: Iterable[SeriesTask], keys: Keys, record: Mapping[str, str] | None) -> Comparison:
+def compare_with_store(tickets: Iterable[Ticket], keys: Keys, record: Mapping[str, str] | None) -> Comparison:
     """Tell what is in the store already, made of the same source in the same way.
 
     Parameters
     ----------
-    tasks : iterable of SeriesTask
+    tickets : iterable of Ticket
         Under the keys of the volumes that they continue.
     keys : Keys
     record : mapping or None
         What the files of each volume looked like, see `etl.run.input_files`; None: trust every file.
     """
     found = Comparison([], [], [])
-    for task in tasks:
-        attributes = _find(task, keys)
+    for ticket in tickets:
+        attributes = _find(ticket, keys)
         if attributes is None:
-            found.todo.append(task)
-        elif record is None or is_trusted(task, record):
-            found.unchanged.append(as_unchanged(task.entry, attributes))
+            found.todo.append(ticket)
+        elif record is None or is_trusted(ticket.entry.node, ticket.files, record):
+            found.unchanged.append(as_unchanged(ticket.entry, attributes))
         else:
-            found.to_compare.append(task)
+            found.to_compare.append(ticket)
     return found
 
 
@@ -59,40 +59,43 @@ def as_unchanged(entry: Entry, attributes: Mapping[str, Any]) -> Entry:
     return replace(entry, outcome="unchanged", warnings=tuple(warnings))
 
 
-def account_for_all(tasks: list[SeriesTask], receipts: list[Receipt], keys: Keys) -> tuple[list[Receipt], int]:
+def account_for_all(
+    tickets: Iterable[Ticket], receipts: Iterable[Receipt], keys: Keys
+) -> tuple[list[Receipt], int]:
     """Give every task a receipt that says what is in the store, and the number of those that were not reached.
 
     A worker that died, or was stopped, may have published before it could say so.
     """
     by_node = {receipt.entry.node: receipt for receipt in receipts}
     accounted, pending = [], 0
-    for task in tasks:
-        receipt = by_node.get(task.entry.node)
+    for ticket in tickets:
+        receipt = by_node.get(ticket.entry.node)
         if receipt is None or receipt.entry.reason == FailureCode.WORKER_DIED:
             try:
-                found = _find(task, keys)
+                found = _find(ticket, keys)
             except OSError:
                 # The store's disk does not answer any more.
                 found = None
             if found is not None:
-                receipt = Receipt(_as_written(task.entry, found, keys))
+                receipt = Receipt(_as_written(ticket.entry, found, keys))
             elif receipt is None:
-                receipt = Receipt(task.entry.failed(FailureCode.INTERNAL_ERROR, NOT_REACHED))
+                receipt = Receipt(ticket.entry.failed(FailureCode.INTERNAL_ERROR, NOT_REACHED))
                 pending += 1
         accounted.append(receipt)
     return accounted, pending
 
 
-def _find(task: SeriesTask, keys: Keys) -> dict[str, Any] | None:
+def _find(ticket: Ticket, keys: Keys) -> dict[str, Any] | None:
     """Give the attributes of the published volume of a task; None where it is not there whole, or out of date."""
-    found = published(keys, task.entry.node) or {}
+    node = ticket.entry.node
+    found = published(keys, node) or {}
     about = found.get("ct_etl")
     provenance = about.get("provenance") if isinstance(about, Mapping) else None
     if not isinstance(provenance, Mapping):
         return None
     digests = provenance.get("source_digest"), provenance.get("config_digest")
-    is_current = digests == (task.source_digest, task.config_digest)
-    return found if is_current and describes_volume(found) and is_whole(keys, task.entry.node, found) else None
+    is_current = digests == (ticket.source_digest, ticket.config_digest)
+    return found if is_current and describes_volume(found) and is_whole(keys, node, found) else None
 
 
 def _warnings(attributes: Mapping[str, Any]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etl.entry import Entry
+from etl.entry import Entry, LedgerLines
 from etl.run.ledger import LEDGER_NAME
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def print_run(
     entries: Sequence[Entry], totals: Mapping[str, Any], *, dry_run: bool, show_all: bool = False
 ) -> None:
     """Print what became of the series, the totals, where store and report are, and what to do next."""
-    rows = [entry.to_json() for entry in entries if entry.is_reached]
+    rows = LedgerLines([entry for entry in entries if entry.is_reached])
     _print_series(rows, _ran, show_all=show_all)
     if len(rows) < len(entries):
         _line(f"{len(entries) - len(rows)} not reached; the same command again goes on with them")
@@ -121,9 +121,10 @@ def print_join(join: TableJoin) -> None:
 
 def _print_series(rows: Sequence[Row], describe: Callable[[Row], str], *, show_all: bool) -> None:
     """Print a block for each patient: what is wanted line by line, the rest in numbers."""
-    blocks = [(patient, list(group)) for patient, group in groupby(rows, key=lambda row: row["patient_id"])]
-    shown = blocks if show_all else _chosen(blocks)
-    for patient, members in shown:
+    blocks = _blocks(rows)
+    shown = blocks if show_all else _chosen(rows, blocks)
+    for patient, numbers in shown:
+        members = [rows[n] for n in numbers]
         _line(_printable(patient), indent=2)
         for row in members:
             if not show_all and row["outcome"] == "excluded":
@@ -142,12 +143,23 @@ def _print_series(rows: Sequence[Row], describe: Callable[[Row], str], *, show_a
         _line("--all lists what was left out, too")
 
 
-def _chosen(blocks: list[tuple[str, list[Row]]]) -> list[tuple[str, list[Row]]]:
+def _blocks(rows: Sequence[Row]) -> list[tuple[str, range]]:
+    """Give the numbers of the rows of each patient, who follow each other."""
+    blocks, start = [], 0
+    for patient, group in groupby(rows, key=lambda row: row["patient_id"]):
+        blocks.append((patient, range(start, start := start + sum(1 for _ in group))))
+    return blocks
+
+
+def _chosen(rows: Sequence[Row], blocks: list[tuple[str, range]]) -> list[tuple[str, range]]:
     """Choose blocks for a screen or two, those with failures before others, in the order that they have."""
-    ranked = sorted(range(len(blocks)), key=lambda n: min(_WORST_FIRST.get(r["outcome"], 1) for r in blocks[n][1]))
+    ranked = sorted(
+        range(len(blocks)),
+        key=lambda n: min(_WORST_FIRST.get(rows[i]["outcome"], 1) for i in blocks[n][1]),
+    )
     chosen, lines = set[int](), 0
     for n in ranked[:MAX_PATIENTS]:
-        lines += sum(row["outcome"] != "excluded" for row in blocks[n][1])
+        lines += sum(rows[i]["outcome"] != "excluded" for i in blocks[n][1])
         if chosen and lines > MAX_SERIES:
             break
         chosen.add(n)

@@ -6,28 +6,28 @@ from collections.abc import Sequence
 
 from etl.errors import SeriesError
 from etl.plan.checks import check_worker
-from etl.plan.task import SeriesTask
 from etl.process.series import Receipt
+from etl.run.tickets import Ticket
 
 
 def part_too_large(
-    tasks: Sequence[SeriesTask], largest_worker_bytes: int | None
-) -> tuple[list[SeriesTask], list[Receipt]]:
+    tickets: Sequence[Ticket], largest_worker_bytes: int | None
+) -> tuple[list[Ticket], list[Receipt]]:
     """Part the tasks that a worker has the memory for from the rest, which failed.
 
     Parameters
     ----------
-    tasks : sequence of SeriesTask
+    tickets : sequence of Ticket
     largest_worker_bytes : int or None
         See `etl.workers.pool.Pool`.
     """
-    fit: list[SeriesTask] = []
+    fit: list[Ticket] = []
     receipts: list[Receipt] = []
-    for task in tasks:
+    for ticket in tickets:
         try:
-            check_worker(task.memory_bytes, largest_worker_bytes)
+            check_worker(ticket.memory_bytes, largest_worker_bytes)
         except SeriesError as error:
-            receipts.append(Receipt(task.entry.failed(error.code, str(error))))
+            receipts.append(Receipt(ticket.entry.failed(error.code, str(error))))
         else:
-            fit.append(task)
+            fit.append(ticket)
     return fit, receipts

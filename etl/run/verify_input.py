@@ -15,7 +15,7 @@ from etl.option_rules import MAX_MB
 from etl.plan.plan import make_plan
 from etl.run.differences import differences
 from etl.run.existing import match_store
-from etl.run.ledger import read_run
+from etl.run.ledger import read_totals
 from etl.run.run_dir import newest_run
 from etl.scan.deidentify import Pseudonyms, deidentify_scan
 from etl.scan.scan import ScanResult
@@ -58,7 +58,8 @@ def verify_against_input(
         scan = deidentify_scan(scan, pseudonyms)
     config = Config.from_recipe(recipe, min_slices=2, **_limits_of_run(store_path))
     plan = make_plan(scan, config, key_digest=recipe.get("deidentify"))
-    tasks, lacking = match_store(plan.tasks, keys, may_lose_slices=False)
+    matched = match_store(plan.tasks, keys, lambda task: task, may_lose_slices=False)
+    tasks = [*matched.fresh, *matched.there]
     derived = {task.entry.node for task in tasks}
     for entry in plan.settled:
         is_there = entry.outcome == "failed" and keys.get(f"{entry.node}/{METADATA}") is not None
@@ -66,7 +67,7 @@ def verify_against_input(
         if is_there and entry.node not in derived:
             findings.append(Finding(entry.node, f"cannot be derived from the input: {entry.reason}"))
     # Not to be repaired: from this input the volume cannot be made again.
-    findings += [Finding(entry.node, str(entry.detail)) for entry in lacking]
+    findings += [Finding(entry.node, str(entry.detail)) for entry in matched.refused]
     tasks = [task for task in tasks if keys.get(f"{task.entry.node}/{METADATA}") is not None]
     for task in tasks:
         node = task.entry.node
@@ -77,7 +78,7 @@ def verify_against_input(
             findings.append(Finding(node, f"cannot be derived from the input: {error}"))
         except Exception:  # noqa: BLE001 - zarr and its codecs raise whatever damaged bytes provoke
             findings.append(Finding(node, "cannot be read", True))
-    if not tasks and not lacking:
+    if not tasks and not matched.refused:
         findings.append(Finding("", "none of the store's volumes was found in the input"))
     return len(tasks), findings
 
@@ -85,7 +86,7 @@ def verify_against_input(
 def _limits_of_run(store_path: str) -> dict[str, Any]:
     """Give the limits of the newest run into a store; the widest where there is no record of it."""
     with suppress(OSError, ValueError):
-        _, totals = read_run(newest_run(local_stand_in(store_path)))
+        totals = read_totals(newest_run(local_stand_in(store_path)))
         limits = (totals or {}).get("limits")
         if isinstance(limits, dict):
             return {name: limits[name] for name in LIMITS if name in limits}

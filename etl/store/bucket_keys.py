@@ -8,8 +8,9 @@ survives what its bucket survives: S3, Google Cloud Storage and Azure say so of 
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from etl.buckets.bucket import Bucket
@@ -65,6 +66,29 @@ class BucketKeys:
         """See `Keys.put`."""
         _put(self._objects, key, content)
 
+    def put_parts(self, key: str, parts: Callable[[], Iterator[bytes]]) -> None:
+        """See `Keys.put_parts`."""
+        _put(self._objects, key, parts)
+
+    def size(self, key: str) -> int | None:
+        """See `Keys.size`."""
+        try:
+            return self._objects.head(key).size_bytes
+        except FileNotFoundError:
+            return None
+
+    def digest(self, key: str) -> str | None:
+        """See `Keys.digest`."""
+        content = self.get(key)
+        return None if content is None else hashlib.sha256(content).hexdigest()
+
+    def part(self, key: str, start: int, stop: int) -> bytes | None:
+        """See `Keys.part`."""
+        try:
+            return self._objects.get_range(self._objects.head(key), start, stop - start)
+        except FileNotFoundError:
+            return None
+
     def settle(self, keys: Iterable[str], below: str) -> None:
         """Do nothing: what a bucket has answered for is kept."""
 
@@ -77,8 +101,8 @@ class BucketKeys:
         """See `Keys.groups`."""
         return self._objects.level(group)[0]
 
-    def sizes(self, group: str) -> dict[str, int]:
-        """See `Keys.sizes`."""
+    def sizes(self, group: str, among: Iterable[str] | None = None) -> dict[str, int]:
+        """See `Keys.sizes`; one request lists them all."""
         start = len(group) + 1 if group else 0
         return {found.name[start:]: found.size_bytes for found in self._objects.walk(group)}
 
@@ -176,7 +200,7 @@ class BucketKeys:
         return kept.url if found.foreign else None
 
 
-def _put(place: Bucket, name: str, content: Content) -> None:
+def _put(place: Bucket, name: str, content: Content | Callable[[], Iterator[bytes]]) -> None:
     try:
         place.put(name, content)
     except OSError as error:

@@ -18,6 +18,13 @@ DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 def write_durably(path: Path, content: bytes | bytearray | memoryview, *, mode: int | None = None) -> None:
+    """Write a file as `write_parts_durably` does, from one piece of memory."""
+    write_parts_durably(path, (content,), mode=mode)
+
+
+def write_parts_durably(
+    path: Path, parts: Iterable[bytes | bytearray | memoryview], *, mode: int | None = None
+) -> None:
     """Write a file under another name, bring it to the disk, then give it its name.
 
     The name itself is on the disk once `flush_folders` has been there.
@@ -25,7 +32,8 @@ def write_durably(path: Path, content: bytes | bytearray | memoryview, *, mode: 
     Parameters
     ----------
     path : Path
-    content : bytes-like
+    parts : iterable of bytes-like
+        Its content, in order: more than memory should hold may be written.
     mode : int, optional
         Of the file from its first byte on; as the process makes files where not given.
 
@@ -38,7 +46,7 @@ def write_durably(path: Path, content: bytes | bytearray | memoryview, *, mode: 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(unnamed, "wb", opener=None if mode is None else partial(os.open, mode=mode)) as stream:
-            stream.write(content)
+            stream.writelines(parts)
             stream.flush()
             os.fsync(stream.fileno())
         unnamed.replace(path)

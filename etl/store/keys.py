@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from etl.buckets.urls import is_bucket_url, join_url, parse_url
-from etl.errors import StoreError, UsageError
-from etl.store import durable, local_folder
-from etl.store.inventory import Inventory, take_inventory
-from etl.store.layout import METADATA, own_keys_of
-from etl.store.replacing import complete_replacements, replace_groups
+from etl.errors import UsageError
+from etl.store.inventory import Inventory
+from etl.store.local_keys import LocalKeys
 
 Content = bytes | bytearray | memoryview
 
@@ -49,6 +46,25 @@ class Keys(Protocol):
         OSError
         """
 
+    def put_parts(self, key: str, parts: Callable[[], Iterator[bytes]]) -> None:
+        """Write a key as `put` does, of content that need not fit into memory.
+
+        Parameters
+        ----------
+        key : str
+        parts : callable
+            Gives the content in order; called anew for every try.
+        """
+
+    def size(self, key: str) -> int | None:
+        """Give the bytes of a key; None where it is absent."""
+
+    def digest(self, key: str) -> str | None:
+        """Give the SHA-256 of a key, in hexadecimal digits; None where it is absent."""
+
+    def part(self, key: str, start: int, stop: int) -> bytes | None:
+        """Read the bytes of a key from `start` on, before `stop`; None where it is absent."""
+
     def settle(self, keys: Iterable[str], below: str) -> None:
         """Return once the names of keys that were put below a group would survive a power cut.
 
@@ -65,8 +81,15 @@ class Keys(Protocol):
     def groups(self, group: str) -> list[str]:
         """List the groups directly below a group, sorted."""
 
-    def sizes(self, group: str) -> dict[str, int]:
-        """Give the bytes of every key below a group, by its name relative to it."""
+    def sizes(self, group: str, among: Iterable[str] | None = None) -> dict[str, int]:
+        """Give the bytes of every key below a group, by its name relative to it.
+
+        Parameters
+        ----------
+        group : str
+        among : iterable of str, optional
+            Names that are asked for; others may be left out.
+        """
 
     def replace(self, groups: Mapping[str, Mapping[str, Content]], check: Callable[[], None]) -> None:
         """Put the keys of groups, each a series or a label, in the place of those that are there.
@@ -107,116 +130,6 @@ class Keys(Protocol):
 
     def clear_leftovers(self) -> None:
         """Finish the replacements that killed runs had ready; remove what they left above the series."""
-
-
-class LocalKeys:
-    """A folder of this machine, or of a file server that it mounts.
-
-    Parameters
-    ----------
-    path : str
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def check_place(self) -> None:
-        """See `Keys.check_place`."""
-        if os.path.exists(self.path) and not os.path.isdir(self.path):
-            raise UsageError(f"store {self.path!r} is a file; a folder is needed")
-
-    def get(self, key: str) -> bytes | None:
-        """See `Keys.get`."""
-        return durable.read_if_there(f"{self.path}/{key}")
-
-    def put(self, key: str, content: Content) -> None:
-        """See `Keys.put`; nothing is written through a link that leads elsewhere.
-
-        Raises
-        ------
-        StoreError
-            A folder of the store is a link.
-        """
-        self._refuse_links(key.rpartition("/")[0])
-        durable.write_durably(Path(self.path, key), content)
-
-    def settle(self, keys: Iterable[str], below: str) -> None:
-        """See `Keys.settle`."""
-        # The name of the store itself stands in the folder above it.
-        top = Path(self.path, below) if below else Path(self.path).parent
-        durable.flush_folders((Path(self.path, key) for key in keys), top)
-
-    def names(self, group: str) -> list[str]:
-        """See `Keys.names`."""
-        try:
-            return sorted(os.listdir(f"{self.path}/{group}"))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def groups(self, group: str) -> list[str]:
-        """See `Keys.groups`."""
-        try:
-            with os.scandir(f"{self.path}/{group}") as entries:
-                # A link is none of ours: it may lead out of the store.
-                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def sizes(self, group: str) -> dict[str, int]:
-        """See `Keys.sizes`."""
-        found: dict[str, int] = {}
-        waiting = [""]
-        while waiting:
-            folder = waiting.pop()
-            with os.scandir(f"{self.path}/{group}/{folder}") as entries:
-                for entry in entries:
-                    name = f"{folder}{entry.name}"
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(f"{name}/")
-                    elif entry.is_file():
-                        found[name] = entry.stat().st_size
-        return found
-
-    def replace(self, groups: Mapping[str, Mapping[str, Content]], check: Callable[[], None]) -> None:
-        """See `Keys.replace`."""
-        for group, content in groups.items():
-            for key in (METADATA, *content):
-                self._refuse_links(f"{group}/{key}".rpartition("/")[0])
-        replace_groups(Path(self.path), groups, check)
-
-    def take_back(self, group: str) -> None:
-        """See `Keys.take_back`."""
-        self._refuse_links(group)
-        local_folder.take_back(Path(self.path, group), own_keys_of(group))
-
-    def inventory(self) -> Inventory:
-        """See `Keys.inventory`."""
-        return take_inventory(Path(self.path))
-
-    def remove(self, path: str) -> None:
-        """See `Keys.remove`."""
-        target = Path(self.path, path)
-        if target.is_dir() and not target.is_symlink():
-            local_folder.take_back(target, own_keys_of(path))
-        else:
-            target.unlink(missing_ok=True)
-
-    def start_anew(self, root: bytes) -> str | None:
-        """See `Keys.start_anew`."""
-        foreign = local_folder.start_anew(Path(self.path), root)
-        return None if foreign is None else str(foreign)
-
-    def clear_leftovers(self) -> None:
-        """See `Keys.clear_leftovers`."""
-        complete_replacements(Path(self.path))
-        local_folder.clear_leftovers(Path(self.path))
-
-    def _refuse_links(self, group: str) -> None:
-        parts = group.split("/") if group else []
-        for depth in range(1, len(parts) + 1):
-            folder = "/".join(parts[:depth])
-            if os.path.islink(f"{self.path}/{folder}"):
-                raise StoreError(f"{folder} in the store is a link; nothing is written through links")
 
 
 def resolve_store(path: str) -> str:

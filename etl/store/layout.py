@@ -78,8 +78,11 @@ LABELS = "labels"
 LABEL_ARRAY = ArrayLayout("0", _GRID)
 _LABEL_KEYS = frozenset({METADATA, LABEL_ARRAY.metadata_key, LABEL_ARRAY.chunk_key})
 
-NODES = (SOURCE, *(array.path for array in ARRAYS))
-"""Every node that may stand below a series."""
+CONSOLIDATED_NODES = tuple(array.path for array in ARRAYS if not array.path.startswith(f"{SOURCE}/"))
+"""What the root's consolidated metadata name of a series: what is read by cohort.
+
+Where slices came from is looked up volume by volume, and would be a fifth of the text.
+"""
 _OWN_KEYS = frozenset(
     {
         METADATA,

@@ -59,8 +59,25 @@ def as_text(node: Mapping[str, Any]) -> str:
     return json.dumps(node, separators=(",", ":"), allow_nan=False)
 
 
+CONSOLIDATED = '"consolidated_metadata":{"kind":"inline","must_understand":false,"metadata":{'
+"""How the consolidated metadata of a root begin, as this package writes them: last, and inline."""
+
+
+def consolidated_frame(root: Mapping[str, Any]) -> tuple[str, str]:
+    """Give what stands in the root's text before and after its `members`."""
+    return f"{as_text(root)[:-1]},{CONSOLIDATED}", "}}}"
+
+
+def members(nodes: Mapping[str, str]) -> str:
+    """Give the text of nodes as consolidated metadata hold them.
+
+    What lies below a node follows it, and keys are in order: `etl.read.consolidated` finds series by that.
+    """
+    ordered = sorted(nodes, key=lambda path: path.split("/"))
+    return ",".join(f"{json.dumps(path)}:{nodes[path]}" for path in ordered)
+
+
 def with_consolidated(root: Mapping[str, Any], nodes: Mapping[str, str]) -> str:
     """Give the root's text with the text of every node below it, inline as zarr-python reads it."""
-    metadata = ",".join(f"{json.dumps(path)}:{nodes[path]}" for path in sorted(nodes))
-    inline = f'"consolidated_metadata":{{"kind":"inline","must_understand":false,"metadata":{{{metadata}}}}}'
-    return f"{as_text(root)[:-1]},{inline}}}"
+    before, after = consolidated_frame(root)
+    return f"{before}{members(nodes)}{after}"

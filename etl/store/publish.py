@@ -129,8 +129,9 @@ def is_whole(keys: Keys, node: str, attributes: Mapping[str, Any]) -> bool:
     arrays = arrays_of(attributes)
     if arrays is None:
         return False
-    sizes = keys.sizes(node)
-    return all(sizes.get(array.metadata_key) and sizes.get(array.chunk_key) for array in arrays)
+    wanted = [key for array in arrays for key in (array.metadata_key, array.chunk_key)]
+    sizes = keys.sizes(node, wanted)
+    return all(sizes.get(key) for key in wanted)
 
 
 def stored_bytes(keys: Keys, node: str) -> int:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etl.errors import StoreConflictError, StoreError, UsageError
 from etl.store.durable import is_partial
 from etl.store.keys import Keys
 from etl.store.layout import FORMAT_VERSION, METADATA
-from etl.store.metadata import as_text, group, parsed, root_attributes, sealed
+from etl.store.metadata import CONSOLIDATED, as_text, group, parsed, root_attributes, sealed
+
+# Configuration, software and fingerprint take 3 kB.
+_HEAD_BYTES = 1 << 16
 
 
 def check_root(keys: Keys, recipe: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
@@ -30,12 +33,12 @@ def check_root(keys: Keys, recipe: Mapping[str, Any], *, overwrite: bool) -> dic
         The path is a file, or a folder of something else.
     """
     keys.check_place()
-    content = keys.get(METADATA)
-    root = parsed(content)
+    size = keys.size(METADATA)
+    root = read_root(keys)
     if root is None:
-        if content is not None and not overwrite:
+        if size is not None and not overwrite:
             raise UsageError(f"store {keys.path!r} has a damaged {METADATA}; restore it, or use --overwrite")
-        if content is None and not all(map(is_partial, keys.names(""))):
+        if size is None and not all(map(is_partial, keys.names(""))):
             raise UsageError(f"store {keys.path!r} is a folder that holds something else than a ct-etl store")
         return None
     attributes = root.get("attributes", {}).get("ct_etl")
@@ -80,17 +83,48 @@ def withdraw_consolidated(keys: Keys) -> None:
     StoreError
         There is no root.
     """
-    root = parsed(keys.get(METADATA))
+    root = read_root(keys)
     if root is None:
         raise StoreError(f"the root has no {METADATA}")
-    if root.pop("consolidated_metadata", None) is not None:
-        put_root(keys, as_text(root))
+    put_root(keys, as_text(root))
+
+
+def read_root(keys: Keys) -> dict[str, Any] | None:
+    """Read the root's metadata without its consolidated ones, which may be of many series.
+
+    Returns
+    -------
+    dict or None
+        None where there are none, or they are damaged.
+    """
+    size = keys.size(METADATA)
+    if size is None:
+        return None
+    head = keys.part(METADATA, 0, _HEAD_BYTES) or b""
+    own, mark, _ = head.partition(b"," + CONSOLIDATED.encode())
+    # As `etl.store.metadata.consolidated_frame` ends it; what was cut off does not.
+    if mark and keys.part(METADATA, size - 3, size) == b"}}}":
+        return parsed(own + b"}")
+    root = parsed(keys.get(METADATA))
+    if root is not None:
+        root.pop("consolidated_metadata", None)
+    return root
 
 
 def root_digest(keys: Keys) -> str | None:
     """Give the SHA-256 of the root's metadata, which names every series by the digest of all its bytes."""
-    content = keys.get(METADATA)
-    return None if content is None else hashlib.sha256(content).hexdigest()
+    return keys.digest(METADATA)
+
+
+def put_root_parts(keys: Keys, parts: Callable[[], Iterator[bytes]]) -> None:
+    """Write the root's metadata as `put_root` does, of parts that need not fit into memory together."""
+    digest, size = hashlib.sha256(), 0
+    for part in parts():
+        digest.update(part)
+        size += len(part)
+    if keys.size(METADATA) != size or keys.digest(METADATA) != digest.hexdigest():
+        keys.put_parts(METADATA, parts)
+    keys.settle([METADATA], "")
 
 
 def put_root(keys: Keys, text: str) -> None:
@@ -99,11 +133,13 @@ def put_root(keys: Keys, text: str) -> None:
     keys.settle([METADATA], "")
 
 
-def put_if_changed(keys: Keys, key: str, text: str) -> None:
-    """Write a key that has other content now: nothing that is right is touched."""
+def put_if_changed(keys: Keys, key: str, text: str) -> bool:
+    """Write a key that has other content now, and tell whether it had: nothing that is right is touched."""
     content = text.encode()
-    if keys.get(key) != content:
+    is_new = keys.size(key) != len(content) or keys.get(key) != content
+    if is_new:
         keys.put(key, content)
+    return is_new
 
 
 def _check_compatible(root: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

@@ -68,6 +68,8 @@ class Calls(Generic[Item, Result]):
         Further arguments.
     memory_bytes : callable
         What an item needs.
+    load : callable or None
+        Gives what is sent in the place of an item; None: the item itself.
     needs : Needs
     fleet : Fleet or None
         None: processes of this machine, which share its memory.
@@ -79,11 +81,13 @@ class Calls(Generic[Item, Result]):
         function: Callable[..., Result],
         shared: tuple[object, ...],
         memory_bytes: Callable[[Item], int],
+        load: Callable[[Item], object] | None,
         *,
         needs: Needs,
         fleet: Fleet | None,
     ) -> None:
-        self._client, self._function, self._shared, self._memory_bytes = client, function, shared, memory_bytes
+        self._client, self._function, self._shared = client, function, shared
+        self._memory_bytes, self._load = memory_bytes, load
         self._needs, self._fleet = needs, fleet
         self._budget = MEMORY_SHARE * MEMORY_LIMIT if fleet is None else math.inf
         self._local_workers = 0 if fleet else max(1, len(client.ncores()))
@@ -194,7 +198,7 @@ class Calls(Generic[Item, Result]):
         return self._client.submit(
             _call_each,
             self._function,
-            batch.items,
+            batch.items if self._load is None else tuple(map(self._load, batch.items)),
             self._needs,
             *self._shared,
             pure=False,

@@ -71,8 +71,9 @@ class DaskPool:
         *shared: object,
         share: Callable[[Item], float],
         memory_bytes: Callable[[Item], int],
+        load: Callable[[Item], object] | None = None,
     ) -> Iterator[tuple[Item, Result | None]]:
-        """Call ``function(item, *shared)`` for every item: see `etl.workers.pool.Pool.map`.
+        """Call ``function(load(item), *shared)`` for every item: see `etl.workers.pool.Pool.map`.
 
         Calls that would not fit into this machine's memory together do not run together; workers elsewhere get
         what they have the memory for. Items are put together into one task where they are many.
@@ -81,7 +82,7 @@ class DaskPool:
             max(1, len(self._client.ncores())) if self._fleet is None else max(LIKELY_WORKERS, self._fleet.threads)
         )
         batches = _batched(items, share, len(items) // (BATCHES_PER_WORKER * workers))
-        calls = Calls(self._client, function, shared, memory_bytes, needs=self._needs, fleet=self._fleet)
+        calls = Calls(self._client, function, shared, memory_bytes, load, needs=self._needs, fleet=self._fleet)
         deadly: list[tuple[Item, ...]] = []
         for batch, results in calls.windowed(batches):
             if results is None:

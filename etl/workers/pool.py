@@ -30,8 +30,9 @@ class Pool(Protocol):
         *shared: object,
         share: Callable[[Item], float],
         memory_bytes: Callable[[Item], int],
+        load: Callable[[Item], object] | None = None,
     ) -> Iterator[tuple[Item, Result | None]]:
-        """Call ``function(item, *shared)`` for every item, as workers become free.
+        """Call ``function(load(item), *shared)`` for every item, as workers become free.
 
         Parameters
         ----------
@@ -42,6 +43,8 @@ class Pool(Protocol):
             What part of the largest message an item takes.
         memory_bytes : callable
             What a worker needs for an item.
+        load : callable, optional
+            Gives what is sent in the place of an item, when it is sent; the item itself where not given.
 
         Yields
         ------
@@ -63,10 +66,11 @@ class SerialPool:
         *shared: object,
         share: Callable[[Item], float],
         memory_bytes: Callable[[Item], int],
+        load: Callable[[Item], object] | None = None,
     ) -> Iterator[tuple[Item, Result | None]]:
         """See `Pool.map`."""
         for item in items:
-            yield item, function(item, *shared)
+            yield item, function(item if load is None else load(item), *shared)
 
 
 @contextmanager

@@ -282,10 +282,10 @@ def test_files_that_exchange_contents_between_scan_and_process_are_noticed(
     monkeypatch, in_process, tmp_path, swap
 ):
     small_series(tmp_path / "dicom" / "good", GOOD)
-    make_plan = etl.run.run.make_plan
+    plan_job = etl.run.run.plan_job
 
     def plan_and_swap(*arguments, **options):
-        plan = make_plan(*arguments, **options)
+        plan = plan_job(*arguments, **options)
         first, second = files_of(tmp_path / "dicom" / "good")[:2]
         kept = [path.stat() for path in (first, second)]
         if swap == "names":
@@ -300,7 +300,7 @@ def test_files_that_exchange_contents_between_scan_and_process_are_noticed(
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         return plan
 
-    monkeypatch.setattr(etl.run.run, "make_plan", plan_and_swap)
+    monkeypatch.setattr(etl.run.run, "plan_job", plan_and_swap)
     done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
     assert (done.status, done.json["series"][0]["reason"]) == (3, "unreadable")
     monkeypatch.undo()
@@ -435,14 +435,14 @@ def shrink(path):
 
 @pytest.mark.parametrize("happens", [vanish, become_a_fifo, become_a_folder, grow, shrink])
 def test_a_file_that_changes_between_scan_and_process_is_unreadable(attack, monkeypatch, tmp_path, happens):
-    make_plan = etl.run.run.make_plan
+    plan_job = etl.run.run.plan_job
 
     def plan_and_change(*arguments, **options):
-        plan = make_plan(*arguments, **options)
+        plan = plan_job(*arguments, **options)
         happens(files_of(tmp_path / "dicom" / "bad")[1])
         return plan
 
-    monkeypatch.setattr(etl.run.run, "make_plan", plan_and_change)
+    monkeypatch.setattr(etl.run.run, "plan_job", plan_and_change)
     assert attack(lambda folder: small_series(folder, "BAD")) == [("failed", "unreadable")]
 
 

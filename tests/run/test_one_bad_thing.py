@@ -174,7 +174,7 @@ def fail_with(number):
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOSPC])
 def test_a_ledger_is_left_where_the_last_step_fails(in_process, older, store, tmp_path, monkeypatch, number):
     assert older
-    monkeypatch.setattr("etl.store.finish.put_root", fail_with(number))
+    monkeypatch.setattr("etl.store.finish.put_root_parts", fail_with(number))
     done = in_process("run", tmp_path / "new", store, "--native", "--workers", "0", "-q", "--min-slices", "4")
     assert done.status == 1, done.why
     newest = ledgers(tmp_path / "s.zarr.runs")[-1]
@@ -269,7 +269,7 @@ def test_a_ledger_is_left_by_ctrl_c_while_scanning(in_process, older, store, tmp
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("nobody saw the signal")
 
-    monkeypatch.setattr("etl.run.job.scan_inputs", interrupted)
+    monkeypatch.setattr("etl.run.job.scan_into", interrupted)
     known = ledgers(tmp_path)
     done = in_process("run", tmp_path / "new", store, "--native", "--workers", "0", "-q")
     assert done.status == 130, done.why

@@ -32,13 +32,13 @@ def work(in_process, tmp_path, monkeypatch):
 def scans(monkeypatch):
     """Counts the runs that read headers."""
     seen = []
-    scan_inputs = etl.scan.inputs.scan_inputs
+    scan_into = etl.run.job.scan_into
 
     def counted(*arguments, **options):
         seen.append(1)
-        return scan_inputs(*arguments, **options)
+        return scan_into(*arguments, **options)
 
-    monkeypatch.setattr(etl.run.job, "scan_inputs", counted)
+    monkeypatch.setattr(etl.run.job, "scan_into", counted)
     return seen
 
 

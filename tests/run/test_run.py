@@ -143,7 +143,7 @@ def test_warnings_tell_what_the_cohort_holds(cohort_run):
 
 
 def test_source_slices_are_in_spatial_order_and_are_pydicoms(cohort_run, cohort_files):
-    store = zarr.open_group(cohort_run.store, mode="r")
+    store = zarr.open_group(cohort_run.store, mode="r", use_consolidated=False)
     for series in cohort_run.cohort.wanted:
         entry = cohort_run.entry(series.series_instance_uid)
         source = store[f"{entry['patient_key']}/{entry['series_key']}/source"]
@@ -235,7 +235,7 @@ def test_the_ome_metadata_is_one_level_in_millimeters(cohort_run):
 
 
 def test_arrays_have_the_types_and_shapes_of_the_layout(cohort_run):
-    store = zarr.open_group(cohort_run.store, mode="r")
+    store = zarr.open_group(cohort_run.store, mode="r", use_consolidated=False)
     for entry in written(cohort_run.totals):
         group = store[f"{entry['patient_key']}/{entry['series_key']}"]
         geometry, slices = group.attrs["ct_etl"]["geometry"], entry["slices"]
@@ -346,15 +346,15 @@ def test_the_fingerprint_is_that_of_the_voxels_in_the_store(cohort_run):
     assert [found[name] for name in names] == pytest.approx(percentiles.tolist(), abs=3)
 
 
-def test_consolidated_metadata_is_the_metadata_of_every_node(cohort_run):
+def test_consolidated_metadata_is_the_metadata_of_every_node_that_is_read_by_cohort(cohort_run):
     root = node(cohort_run.store)
     walked = {
         path.parent.relative_to(cohort_run.store).as_posix(): json.loads(path.read_text())
         for path in cohort_run.store.rglob("zarr.json")
-        if path.parent != cohort_run.store
+        if path.parent != cohort_run.store and "source" not in path.parts
     }
     assert root["consolidated_metadata"]["metadata"] == walked
-    assert len(walked) >= 3 + 6 * 7
+    assert len(walked) >= 3 + 6 * 4
 
 
 def test_plain_zarr_opens_a_volume_by_its_path_with_and_without_consolidated_metadata(cohort_run):
@@ -765,7 +765,7 @@ def test_real_slices_are_in_spatial_order_though_file_names_are_not(real_run, sh
     files = sorted(p for p in folder.iterdir() if p.name != "DIRFILE")
     truth = read_dicom(files)
     by_name = [pydicom.dcmread(f, stop_before_pixels=True).SOPInstanceUID for f in files]
-    [(_, series)] = zarr.open_group(store, mode="r")["PLASTIC"].groups()
+    [(_, series)] = zarr.open_group(store, mode="r", use_consolidated=False)["PLASTIC"].groups()
     uids = [bytes(row).rstrip(b"\0").decode() for row in series["source/sop_instance_uid"][:]]
     assert uids == [ds.SOPInstanceUID for ds in truth]
     assert uids not in (by_name, by_name[::-1])

@@ -31,7 +31,7 @@ def slowly(function, mark):
         return function(*given, **options)
     return call
 
-etl.run.job.scan_inputs = slowly(etl.run.job.scan_inputs, sys.argv[1] + ".scan_inputs")
+etl.run.job.scan_into = slowly(etl.run.job.scan_into, sys.argv[1] + ".scan_into")
 etl.run.run.process = slowly(etl.run.run.process, sys.argv[1] + ".process")
 main(sys.argv[3:])
 """
@@ -60,7 +60,7 @@ def start(tmp_path, dicom, store, stage):
 # --- 14: signals --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["scan_inputs", "process"])
+@pytest.mark.parametrize("stage", ["scan_into", "process"])
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)], ids=str
 )
@@ -98,7 +98,7 @@ def test_what_a_shell_ignores_stays_ignored(tmp_path, dicom, store):
     process = subprocess.Popen(["sh", "-c", line], start_new_session=True)
     try:
         end = time.monotonic() + 60
-        while not (tmp_path / "mark.scan_inputs").exists() and time.monotonic() < end:
+        while not (tmp_path / "mark.scan_into").exists() and time.monotonic() < end:
             time.sleep(0.01)
         process.send_signal(signal.SIGHUP)
         assert process.wait(60) == 0

@@ -246,14 +246,14 @@ def test_files_that_vanish_are_not_named_in_report_or_terminal(in_process, tmp_p
     folder = tmp_path / "dicom" / "ZQFOLDER"
     for one in small_series(folder, "P", edit=identify):
         (folder / one.path).rename(folder / f"ZQFILE-{one.path}")
-    make_plan = etl.run.run.make_plan
+    plan_job = etl.run.run.plan_job
 
     def plan_and_lose(*arguments, **options):
-        plan = make_plan(*arguments, **options)
+        plan = plan_job(*arguments, **options)
         shutil.rmtree(folder)
         return plan
 
-    monkeypatch.setattr(etl.run.run, "make_plan", plan_and_lose)
+    monkeypatch.setattr(etl.run.run, "plan_job", plan_and_lose)
     done = in_process("run", tmp_path / "dicom", tmp_path / "s.zarr", *QUICK)
     assert done.status == 3, done.why
     assert "unreadable" in done.stdout

@@ -17,9 +17,12 @@ from etl.config import build_config, load_preset
 from etl.dicom.sources import find_sources
 from etl.entry import Entry
 from etl.phantom.cohort import write_benchmark
-from etl.plan.plan import SeriesTask, make_plan
+from etl.plan.plan import make_plan
 from etl.process.series import Receipt
 from etl.run.run import run
+from etl.run.spool import Spool
+from etl.run.tickets import Ticket, planned
+from etl.scan.packed_scan import scan_packed
 from etl.scan.scan import scan_source
 from etl.workers.pool import SerialPool, open_pool
 
@@ -81,9 +84,9 @@ def test_a_run_says_what_memory_each_series_needs(tmp_path, monkeypatch):
     write_benchmark(tmp_path / "dicom", 3, 16, rows=32)
     needs, whole = [], SerialPool.map
 
-    def recorded(pool, function, items, *shared, share, memory_bytes):
-        needs.extend(memory_bytes(item) for item in items if isinstance(item, SeriesTask))
-        return whole(pool, function, items, *shared, share=share, memory_bytes=memory_bytes)
+    def recorded(pool, function, items, *shared, memory_bytes, **options):
+        needs.extend(memory_bytes(item) for item in items if isinstance(item, Ticket))
+        return whole(pool, function, items, *shared, memory_bytes=memory_bytes, **options)
 
     monkeypatch.setattr(SerialPool, "map", recorded)
     config = build_config(load_preset("head-ct"), {"workers": 0, "quiet": True})
@@ -113,12 +116,13 @@ def test_messages_hold_everything_in_order_and_keep_their_bound(pool, monkeypatc
 def test_a_task_of_256_slices_and_its_answer_are_small_messages(tmp_path):
     write_benchmark(tmp_path, 1, 256, rows=32)
     [source] = find_sources([str(tmp_path)])
-    scanned = scan_source(source)
-    [task] = make_plan(scanned, build_config(load_preset("head-ct"), {})).tasks
+    [task] = make_plan(scan_source(source), build_config(load_preset("head-ct"), {})).tasks
     assert task.entry.slices == 256
-    again = pickle.loads(pickle.dumps(task))
+    sent = planned(task)
+    with Spool(tmp_path) as spool:
+        again = pickle.loads(pickle.dumps(sent.kept(spool).load(spool))).unpacked()
     assert Counter(again.stack.slices.locations) == Counter(task.stack.slices.locations)
     assert (again.stack.slices.position_lps_mm == task.stack.slices.position_lps_mm).all()
-    sizes = [len(pickle.dumps(message)) for message in (task, Receipt(task.entry), scanned)]
+    sizes = [len(pickle.dumps(message)) for message in (sent, Receipt(task.entry), scan_packed(source))]
     assert max(sizes) < MAX_MESSAGE / 2, sizes
     assert isinstance(task.entry, Entry)
