@@ -80,7 +80,7 @@ class World:
         self.harmed: set[tuple[str, str]] = set()
         self.story: list[str] = []
         self.left_out: list[str] = []
-        """Volumes that the last run left out of the store's metadata; nobody harms any."""
+        """Volumes that the last run left out of the store's metadata, or that failed: nobody harms any."""
         self.found_by_verify: set[str] = set()
         for patient in SERIES:
             self.scan(patient)
@@ -165,18 +165,28 @@ class World:
     def run(self, **options):
         config = build_config({}, {"native": True, "workers": 0, "quiet": True, "min_slices": 2, **options})
         result = run([str(self.dicom)], str(self.store), config)
+        going_on(result)
         self.left_out = [f"{node} is left out" for node in result.totals["damaged"]]
+        self.left_out += [
+            f"{one.node}: {one.reason} {one.detail}" for one in result.entries if one.outcome == "failed"
+        ]
 
     def label(self, stems):
         config = build_config({"native": True}, {"workers": 0, "quiet": True})
-        return label(
-            str(self.store), [str(self.masks / f"{one}.dcm") for one in stems], LabelOptions(config=config)
-        )
+        sources = [str(self.masks / f"{one}.dcm") for one in stems]
+        return going_on(label(str(self.store), sources, LabelOptions(config=config)))
 
     def repair(self):
         with store_lock(str(self.store)):
             LocalKeys(str(self.store)).clear_leftovers()
             repair(str(self.store), verify_store(str(self.store))[1])
+
+
+def going_on(result):
+    """Give a result, unless a signal ended what gave it: that one is for this program."""
+    if result.stopped is not None:
+        raise result.stopped
+    return result
 
 
 def provenance(group):
@@ -238,6 +248,9 @@ def one_step(world, *, may_kill):
     """Do one command; give what is wrong afterwards."""
     rng = world.rng
     what = rng.choice(["run", "label", "label", "label", "repair", "overwrite"])
+    if not (world.store / "zarr.json").exists():
+        # An --overwrite was killed between the old store and the new one; only a run goes on from there.
+        what = "run"
     stems = sorted(rng.sample(sorted(world.versions), rng.randint(1, len(world.versions))))
     work = {
         "run": world.run,
@@ -246,7 +259,8 @@ def one_step(world, *, may_kill):
         "overwrite": lambda: world.run(overwrite=True),
     }[what]
     before = held(world.store)
-    world.found_by_verify = {finding.path for finding in verify_store(str(world.store))[1]}
+    if what == "repair":
+        world.found_by_verify = {finding.path for finding in verify_store(str(world.store))[1]}
     steps = int(rng.expovariate(1 / 40)) if may_kill and rng.random() < 0.5 else 10**9
     world.tell(f"{what} {stems if what == 'label' else ''}, killed after {steps}")
     world.left_out = []
@@ -269,11 +283,14 @@ def one_step(world, *, may_kill):
     return problems + world.foreign_problems()
 
 
+def failures(result):
+    return [f"{one.source}: {one.reason} {one.detail}" for one in result.entries if one.outcome == "failed"]
+
+
 def ends_well(world):
     """A last run and label, neither killed: the labels are those of a store that is made at once."""
     world.run()
-    result = world.label(world.versions)
-    problems = [f"{one.source}: {one.reason} {one.detail}" for one in result.entries if one.outcome == "failed"]
+    problems = failures(world.label(world.versions))
     world.repair()
     world.label(world.versions)
     problems += [
@@ -284,7 +301,8 @@ def ends_well(world):
     once = World.__new__(World)
     once.__dict__.update({**vars(world), "store": world.folder / "once.zarr"})
     once.run()
-    once.label(world.versions)
+    problems += once.left_out
+    problems += failures(once.label(world.versions))
     found, wanted = held(world.store), held(once.store)
     if {key: digests(layers) for key, layers in found.items()} != {k: digests(v) for k, v in wanted.items()}:
         problems.append(f"labels {found} are not those of a store made at once {wanted}")
