@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etl.buckets.urls import is_bucket_url
 from etl.errors import StoreError
 from etl.store.fingerprint import fingerprint
 from etl.store.keys import Keys
@@ -29,8 +30,9 @@ from etl.store.patient_labels import kept_labels
 from etl.store.root import put_if_changed, put_root_parts
 from etl.store.series_nodes import SeriesNodes, stored_nodes
 
-# What a disk or a bucket does at once: most of the time of a patient is one answer of it.
-THREADS = 16
+# Most of the time of a patient is an answer of the disk or the bucket. Of a disk 16 threads get no more than 4,
+# and take half as much CPU again, waiting for each other.
+DISK_THREADS, BUCKET_THREADS = 4, 16
 PATIENTS_AT_ONCE = 512
 # Of the consolidated metadata: those of a hundred thousand series are 0.8 GB.
 _IN_MEMORY_BYTES = 4 << 20
@@ -102,7 +104,7 @@ def _patients(
 ) -> Iterator[_Patient]:
     """Write the patients' metadata, many at once, and give them in order."""
     names = keys.groups("")
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(BUCKET_THREADS if is_bucket_url(keys.path) else DISK_THREADS) as threads:
         # By parts: what is done waits in memory.
         for start in range(0, len(names), PATIENTS_AT_ONCE):
             yield from threads.map(
