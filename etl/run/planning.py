@@ -16,7 +16,7 @@ from etl.scan.deidentify import Pseudonyms, deidentify_scan
 from etl.scan.packed_scan import unpacked
 from etl.workers.pool import Pool
 
-MESSAGE_BYTES = 1 << 16
+MESSAGE_BYTES = 1 << 18
 """Of a message to a worker: so much that its own cost is small, so little that no worker waits for the last."""
 # What is larger is planned here: to pack it again and send it would take as long.
 LARGEST_MESSAGE_BYTES = 8 << 20

@@ -12,7 +12,7 @@ from etl.workers.pool import Pool
 from etl.workers.progress import metered
 
 Result = TypeVar("Result")
-MAX_SOURCES = 16
+MAX_SOURCES = 64
 
 
 def scan_inputs(inputs: Sequence[str], pool: Pool, *, limits: Limits, quiet: bool) -> ScanResult:
