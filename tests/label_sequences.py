@@ -48,7 +48,7 @@ def structure_set(uid, series, version, ks):
     referenced, study, space = Dataset(), Dataset(), Dataset()
     referenced.SeriesInstanceUID = series
     study.RTReferencedSeriesSequence = [referenced]
-    space.FrameOfReferenceUID, space.RTReferencedStudySequence = f"{tiny_ct.ROOT}.8", [study]
+    space.FrameOfReferenceUID, space.RTReferencedStudySequence = f"{series}.8", [study]
     found.ReferencedFrameOfReferenceSequence = [space]
     found.StructureSetROISequence, found.ROIContourSequence = [], []
     for number, (low, high) in enumerate(squares(version), start=1):
@@ -92,7 +92,14 @@ class World:
     # what happens between commands
 
     def scan(self, patient):
-        tiny_ct.write_series(self.dicom / patient, patient, series=SERIES[patient], ks=self.ks[patient])
+        tiny_ct.write_series(
+            self.dicom / patient,
+            patient,
+            series=SERIES[patient],
+            ks=self.ks[patient],
+            # A mask whose series is not there goes to what shares its space: no two patients do.
+            FrameOfReferenceUID=f"{SERIES[patient]}.8",
+        )
 
     def draw(self, stem, patient, version):
         self.versions[stem] = patient, version

@@ -116,7 +116,10 @@ def _write(task: SeriesTask, config: Config, store_path: str, lock_token: str, a
 
     keys = open_keys(store_path)
     written = publish(keys, entry.node, content, check=check)
-    nodes = published_nodes(keys, entry.node, content)
+    nodes = None
+    with suppress(OSError, StoreError):
+        # It is published; where this cannot be told, the driver reads it back.
+        nodes = published_nodes(keys, entry.node, content)
     if task.picture is not None:
         # Another host may not see the folder; the driver then draws from the store.
         with suppress(OSError):

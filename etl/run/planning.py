@@ -41,8 +41,6 @@ class PlannedPart:
     settled: tuple[Entry, ...]
     default_series: dict[str, str]
     dropped: Counter[str]
-    patients: dict[str, str]
-    """Pseudonyms that were given, as `Pseudonyms.patients` has them."""
 
 
 def plan_run(
@@ -85,15 +83,14 @@ def plan_run(
         plan.settled += part.settled
         plan.default_series.update(part.default_series)
         plan.dropped += part.dropped
-        if pseudonyms is not None:
-            pseudonyms.patients.update(part.patients)
 
     outcomes = pool.map(
         plan_part,
-        [number for number, size in enumerate(sizes) if size <= LARGEST_MESSAGE_BYTES],
+        # The key of pseudonyms never leaves the driver.
+        [n for n, size in enumerate(sizes) if pseudonyms is None and size <= LARGEST_MESSAGE_BYTES],
         config,
         key_digest,
-        pseudonyms,
+        None,
         share=lambda number: sizes[number] / MESSAGE_BYTES,
         memory_bytes=lambda _: 0,
         load=contents,
@@ -128,10 +125,8 @@ def plan_part(
         Two of their patients would share one group of the store.
     """
     scan = unpacked(contents)
-    patients: dict[str, str] = {}
     if pseudonyms is not None:
-        patients = {stack.key.patient_id: pseudonyms.patient(stack.key.patient_id) for stack in scan.stacks}
         scan = deidentify_scan(scan, pseudonyms)
     dropped = Counter(keyword for stack in scan.stacks for keyword in stack.header.dropped)
     plan = make_plan(scan, config, key_digest=key_digest)
-    return PlannedPart(tuple(map(planned, plan.tasks)), plan.settled, plan.default_series, dropped, patients)
+    return PlannedPart(tuple(map(planned, plan.tasks)), plan.settled, plan.default_series, dropped)

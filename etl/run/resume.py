@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,11 +60,19 @@ def as_unchanged(entry: Entry, attributes: Mapping[str, Any]) -> Entry:
 
 
 def account_for_all(
-    tickets: Iterable[Ticket], receipts: Iterable[Receipt], keys: Keys
+    tickets: Iterable[Ticket], receipts: Iterable[Receipt], keys: Keys, unproven: Container[str] = frozenset()
 ) -> tuple[list[Receipt], int]:
     """Give every task a receipt that says what is in the store, and the number of those that were not reached.
 
     A worker that died, or was stopped, may have published before it could say so.
+
+    Parameters
+    ----------
+    tickets : iterable of Ticket
+    receipts : iterable of Receipt
+    keys : Keys
+    unproven : container of str
+        Nodes whose files do not look as they did: what is there may be of other pixels, and proves nothing.
     """
     by_node = {receipt.entry.node: receipt for receipt in receipts}
     accounted, pending = [], 0
@@ -72,7 +80,7 @@ def account_for_all(
         receipt = by_node.get(ticket.entry.node)
         if receipt is None or receipt.entry.reason == FailureCode.WORKER_DIED:
             try:
-                found = _find(ticket, keys)
+                found = None if ticket.entry.node in unproven else _find(ticket, keys)
             except OSError:
                 # The store's disk does not answer any more.
                 found = None

@@ -55,6 +55,8 @@ class _Work:
     settled: list[Entry] = field(default_factory=list)
     todo: list[Ticket] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
+    unproven: frozenset[str] = frozenset()
+    """Nodes whose files do not look as they did."""
     nodes: dict[str, Place] = field(default_factory=dict)
     """Where what is known of published series lies, see `Receipt.nodes`."""
     stopped: BaseException | None = None
@@ -142,6 +144,7 @@ def _work(job: Job, work: _Work, lock: Lock, pictures: Path) -> None:
         compared = compare_with_store(matched.there, keys, work.record)
         work.settled += compared.unchanged
         # Until it is known better, what is to be compared counts as not reached.
+        work.unproven = frozenset(ticket.entry.node for ticket in compared.to_compare)
         new = [*matched.fresh, *compared.todo]
         work.todo = [*new, *compared.to_compare]
         changed = _changed(pool, compared.to_compare, job, work)
@@ -262,7 +265,7 @@ def _process_all(pool: Pool, work: _Work, job: Job, lock: Lock) -> None:
 
 
 def _finish(job: Job, work: _Work) -> RunResult:
-    receipts, pending = account_for_all(work.todo, work.receipts, job.keys)
+    receipts, pending = account_for_all(work.todo, work.receipts, job.keys, work.unproven)
     if pending:
         say(f"{pending} series were not reached; the same command again goes on with them", quiet=job.config.quiet)
     processed = ProcessedRun(

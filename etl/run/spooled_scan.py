@@ -1,7 +1,8 @@
 """The scan of a run: stacks go into a spool as they come, and are put together by whom they belong to.
 
-Every rule of the plan looks at one patient, or at one series: at what they share with other stacks. So stacks that
-share neither, nor are linked by others that do, can be planned apart, and each part on any worker.
+The rules of the plan look at one patient, or at one series: at what they share with other stacks. So stacks that
+share neither, nor are linked by others that do, can be planned apart, and each part on any worker. That no two
+patients get one group of the store is looked at in the end, of all of them.
 """
 
 from __future__ import annotations

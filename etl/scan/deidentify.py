@@ -60,10 +60,6 @@ class Pseudonyms:
         self.patients: dict[str, str] = {}
         """Pseudonym by Patient ID, of all patients that were asked for."""
 
-    def __reduce__(self) -> tuple[type[Pseudonyms], tuple[bytes]]:
-        """Travel without the patients: a run of many would send them with every message."""
-        return Pseudonyms, (self._key,)
-
     @property
     def key_digest(self) -> str:
         """Tells two keys apart and nothing else; kept in the store's configuration."""

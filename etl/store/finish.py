@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,9 @@ def finish_store(
         Damaged or foreign groups, as ``<patient key>/<series key>``: they are left out.
     """
     damaged: list[str] = []
-    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as spool:
+    # On the disk of the store, where there is one: that of temporary files may be small.
+    beside = None if is_bucket_url(keys.path) else os.path.dirname(keys.path)
+    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, dir=beside) as spool:
 
         def histograms() -> Iterator[NDArray[np.uint32]]:
             separator = b""

@@ -141,3 +141,24 @@ def test_a_store_that_another_run_changed_since_is_looked_at(in_process, work, s
     done = again(in_process, work)
     assert len(scans) == 2
     assert done.json["failed"] == 0
+
+
+@pytest.mark.parametrize("stopped_at", ["has_published_pixels", "process"])
+def test_pixels_that_changed_are_not_forgotten_where_a_run_was_stopped_before_them(
+    in_process, work, monkeypatch, stopped_at
+):
+    """By its headers the series is the one that the store has."""
+    for path in slices_of(work, "p0"):
+        content = path.read_bytes()
+        path.write_bytes(content[:-64] + bytes(64))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(etl.run.run, stopped_at, interrupted)
+    stopped = again(in_process, work)
+    assert (stopped.status, stopped.json["pending"]) == (130, 1)
+    monkeypatch.undo()
+    done = again(in_process, work)
+    assert (done.status, done.json["written"], done.json["unchanged"]) == (0, 1, 1)
+    assert in_process("verify", work / "s.zarr", "--input", work / "dicom").status == 0
