@@ -85,7 +85,7 @@ def test_a_structure_set_comes_back(known, in_process, tmp_path):
     assert scan.volume.label_table("rtstruct")[2]["color"] == [10, 20, 30, 255]
 
 
-@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("between", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_upright_contours_on_a_tilted_scan_come_back(between, own_scan, in_process, tmp_path):
     scan = own_scan("tilted")
     # Ends of upright boxes lie half way between their planes, not between slices.
