@@ -11,6 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+MOST_BEND = 10.0
+"""Of what is followed, d (w - d): a ball bends by 1, an ellipsoid three times as wide as high by 9.
+
+Where one section is followed by a far smaller one, a parabola bends by hundreds, and what lies between two equal
+planes would bulge.
+"""
 
 
 def between(at: Sequence[Float64], gaps_mm: Sequence[Float64], share: Float64) -> Float64:
@@ -46,7 +52,7 @@ def between(at: Sequence[Float64], gaps_mm: Sequence[Float64], share: Float64) -
     high = ((at[3] - at[2]) / behind_mm - steepness) / (gap_mm + behind_mm)
     low, high = np.where(np.isnan(low), high, low), np.where(np.isnan(high), low, high)
     rest = 1 - share
-    bend = np.nan_to_num(rest * low + share * high)
+    bend = np.clip(np.nan_to_num(rest * low + share * high), -MOST_BEND, MOST_BEND)
     return np.asarray(rest * at[1] + share * at[2] - bend * gap_mm**2 * share * rest)
 
 
@@ -79,5 +85,5 @@ def beyond(at: Sequence[Float64], gaps_mm: Sequence[Float64], away_mm: Float64 |
     """
     steepness = (at[0] - at[1]) / gaps_mm[0]
     bend = (steepness - (at[1] - at[2]) / gaps_mm[1]) / (gaps_mm[0] + gaps_mm[1])
-    bend = np.minimum(np.nan_to_num(bend), 0.0)
+    bend = np.clip(np.nan_to_num(bend), -MOST_BEND, 0.0)
     return np.asarray(at[0] + np.nan_to_num(steepness + bend * (gaps_mm[0] + away_mm)) * away_mm)
