@@ -7,19 +7,16 @@ those of a store that is made at once.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import tiny_ct
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
-from sequences import killed_after, let_locks_be_of_the_dead, quick_runs
+from sequences import draw_sequences, killed_after, let_locks_be_of_the_dead
 
 from etl.config import build_config
 from etl.digests import json_digest
@@ -331,23 +328,5 @@ def one_sequence(folder, seed, *, may_kill=True):
     return world.story, ends_well(world)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=100, help="Sequences to draw.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", help="Where to work; a RAM disk is quicker.")
-    arguments = parser.parse_args()
-    start, wrong = time.monotonic(), 0
-    with quick_runs():
-        for seed in range(arguments.seed, arguments.seed + arguments.runs):
-            with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-                story, problems = one_sequence(Path(folder) / "w", seed)
-            if problems:
-                wrong += 1
-                print(f"--- seed {seed}", *story, *(f"  ! {p}" for p in problems), sep="\n", flush=True)
-    print(f"{arguments.runs} sequences, {wrong} wrong, {time.monotonic() - start:.0f} s")
-    sys.exit(1 if wrong else 0)
-
-
 if __name__ == "__main__":
-    main()
+    draw_sequences(__doc__, one_sequence)

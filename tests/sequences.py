@@ -368,25 +368,24 @@ def one_sequence(folder, seed, *, may_kill=True):
     return world.story, one_run(world, rng, may_kill=False)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def draw_sequences(description, one_sequence):
+    """Play sequences by the command line's options, and print those that end badly."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100, help="Sequences to draw.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="Where to work; a RAM disk is quicker.")
     arguments = parser.parse_args()
     start, wrong = time.monotonic(), 0
     with quick_runs():
-        for n in range(arguments.runs):
+        for seed in range(arguments.seed, arguments.seed + arguments.runs):
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-                story, problems = one_sequence(Path(folder) / "w", arguments.seed + n)
+                story, problems = one_sequence(Path(folder) / "w", seed)
             if problems:
                 wrong += 1
-                print(
-                    f"--- seed {arguments.seed + n}", *story, *(f"  ! {p}" for p in problems), sep="\n", flush=True
-                )
+                print(f"--- seed {seed}", *story, *(f"  ! {p}" for p in problems), sep="\n", flush=True)
     print(f"{arguments.runs} sequences, {wrong} wrong, {time.monotonic() - start:.0f} s")
     sys.exit(1 if wrong else 0)
 
 
 if __name__ == "__main__":
-    main()
+    draw_sequences(__doc__, one_sequence)

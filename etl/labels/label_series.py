@@ -88,8 +88,9 @@ def is_done(keys: Keys, task: LabelTask, attributes: Mapping[str, Any]) -> tuple
         found = there.get(name, {})
         if tuple(found.get(key) for key in ("source_digest", "config_digest", "grid_digest")) != wanted:
             return ()
-        sizes = keys.sizes(f"{task.node}/{LABELS}/{name}")
-        if not sizes.get(LABEL_ARRAY.metadata_key) or not sizes.get(LABEL_ARRAY.chunk_key):
+        wanted_keys = LABEL_ARRAY.metadata_key, LABEL_ARRAY.chunk_key
+        sizes = keys.sizes(f"{task.node}/{LABELS}/{name}", wanted_keys)
+        if not all(sizes.get(key) for key in wanted_keys):
             return ()
     return names
 
